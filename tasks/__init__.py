@@ -1,0 +1,1 @@
+"""The pipeline: verbs (stages), nouns (lists of kinds) and subjects. ``ls tasks`` reads as the pipeline."""

@@ -1,0 +1,1 @@
+"""Kinds of LLM client: the only code that talks to an LLM."""

@@ -1,0 +1,93 @@
+"""Requests to an LLM, its replies, and what a client promises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from artifacts.keys import canonical_json, digest_of
+from tasks.spec import Runtime, Spec
+
+if TYPE_CHECKING:
+    from artifacts.journal import Journal
+    from tasks.progress import Progress
+
+
+class ClientError(RuntimeError):
+    """The LLM API could not be used; the message says whether to wait, to pay or to mend something."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. Equal content means equal digest, and an equal digest is never paid for twice."""
+
+    system: str
+    user: str
+    schema: dict[str, Any] | None = None
+    """JSON schema that the answer must follow."""
+
+    max_tokens: int = 1024
+    """Most tokens of the answer, thinking included."""
+
+    @cached_property
+    def payload(self) -> dict[str, Any]:
+        return {"system": self.system, "user": self.user, "schema": self.schema, "max_tokens": self.max_tokens}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one reply, and what they cost in US dollars (None where no price is known)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer, or why there is none."""
+
+    digest: str
+    """Of the request and the client's spec; see ``Client.digest``."""
+
+    status: str
+    """``ok``, ``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``."""
+
+    text: str = ""
+    usage: Usage = field(default_factory=Usage)
+    detail: str = ""
+    """What the API said, where the status is not ``ok``."""
+
+    reused: bool = False
+    """True when the journal had it, so nothing was paid now."""
+
+    def json(self) -> Any:
+        """The answer parsed as JSON. Raises ``ValueError`` when it is not JSON."""
+        return json.loads(self.text)
+
+
+class Client(Spec):
+    """A kind of client. Its spec (model, effort) is what was asked of whom; addresses and limits are runtime."""
+
+    def digest(self, request: Request) -> str:
+        """The content address of a request put to this client."""
+        return digest_of(canonical_json({"client": self.payload(), "request": request.payload}))
+
+    def check(self, runtime: Runtime) -> None:
+        """Raise ``SpecError`` when this client cannot work here (no key, unknown model). Sends nothing."""
+
+    def estimate(self, requests: Iterable[Request]) -> Usage:
+        """Tokens and dollars expected, from the text alone."""
+        raise NotImplementedError
+
+    def answer(
+        self, requests: list[Request], journal: Journal, runtime: Runtime, progress: Progress
+    ) -> Iterator[Reply]:
+        """A reply for each request, in any order; see the digest for which. Journals before it waits.
+
+        Raises ``ClientError`` when the API cannot be used at all, or ``max_usd`` would be passed.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Kinds of text source; each yields documents."""

@@ -1,0 +1,1 @@
+"""Kinds of explainer: pure, they make requests and read replies."""

@@ -1,0 +1,104 @@
+"""Explanations, the requests that ask for them, and the examples they are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tasks.clients.base import Reply, Request
+from tasks.spec import Spec
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some tokens around a position, with one latent's activation at each."""
+
+    window_id: str
+    """Stable id: ``<split>/<document>/<row>`` of its centre."""
+
+    split: str
+    """``train`` (an explainer may see it) or ``test`` (only scorers see it)."""
+
+    group: str
+    """``top``, ``quantile``, ``random`` (non-activating), ``near_miss`` (non-activating, shares the peak token)."""
+
+    quantile: int
+    """0 is the strongest; -1 for non-activating windows."""
+
+    document_id: int
+    tokens: tuple[str, ...]
+    """Text of each token; joined they are the text of the window."""
+
+    values: tuple[float, ...]
+    """Activation of the latent at each token; 0 where it is silent."""
+
+    peak: int
+    """Index in ``tokens`` of the strongest (or, for a negative, the central) token."""
+
+    @property
+    def activating(self) -> bool:
+        return max(self.values, default=0.0) > 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.tokens)
+
+
+@dataclass(frozen=True)
+class LatentExamples:
+    """All that an explainer or scorer may know of one latent."""
+
+    latent: int
+    n_fires: int
+    density: float
+    """Fraction of tokens on which it fires."""
+
+    max_value: float
+    windows: tuple[Window, ...]
+    promoted: tuple[tuple[str, float], ...] = ()
+    """Tokens that the decoder row pushes up through the unembedding, with logit; strongest first."""
+
+    suppressed: tuple[tuple[str, float], ...] = ()
+    background: dict[str, Any] = field(default_factory=dict)
+    """Corpus-wide facts shared by all latents, such as token counts."""
+
+    def train(self, activating: bool) -> list[Window]:
+        return [w for w in self.windows if w.split == "train" and w.activating == activating]
+
+    def test(self, activating: bool) -> list[Window]:
+        return [w for w in self.windows if w.split == "test" and w.activating == activating]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What somebody says that a latent means, or why nobody could say it."""
+
+    latent: int
+    status: str
+    """``ok``, or a failure that is data: ``refused``, ``unparsable``, ``errored``, ``expired``, ``too_few_examples``."""
+
+    label: str = ""
+    """One readable line; empty unless ``ok``."""
+
+    confidence: float | None = None
+    """The explainer's own, 0 to 1, where it states one."""
+
+    predicate: dict[str, Any] | None = None
+    """An executable rule, for explainers that give one; ``tasks.explainers.predicates`` runs it."""
+
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """What led to it, as JSON: terms with log-odds, promoted tokens."""
+
+
+class Explainer(Spec):
+    """A kind of explainer. Pure: it makes requests and reads replies."""
+
+    NEEDS_CLIENT: ClassVar[bool] = True
+
+    def requests(self, examples: LatentExamples) -> list[Request]:
+        """The requests that ask an LLM for an explanation; empty for explainers that need none."""
+        return []
+
+    def read(self, replies: list[Reply], examples: LatentExamples) -> Explanation:
+        """The explanation that some replies (in the order of ``requests``) give."""
+        raise NotImplementedError

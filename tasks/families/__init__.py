@@ -1,0 +1,1 @@
+"""Families of architectures: where the blocks, the norm and the unembedding of a model lie."""

@@ -1,0 +1,1 @@
+"""The language model as a subject: loading, hookpoints, stopping early, splicing."""

@@ -1,0 +1,1 @@
+"""Kinds of language model: where one comes from."""

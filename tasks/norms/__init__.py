@@ -1,0 +1,1 @@
+"""Kinds of input normalisation, applied on read."""

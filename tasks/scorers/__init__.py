@@ -1,0 +1,1 @@
+"""Kinds of scorer: pure, they make requests and read replies."""

@@ -1,0 +1,100 @@
+"""Specs and the runtime: if it changes the bytes it is a spec; if it changes where or how fast, it is runtime."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SpecError(ValueError):
+    """A mistake of the user's, told before any work is done.
+
+    Message grammar: ``<what was typed> = <value>, but <fact>; <what to do>``.
+    """
+
+
+class Spec(BaseModel):
+    """What is wanted. Frozen, typed, finite; every field is hashed, defaults included.
+
+    To add a field without moving the keys of old artifacts, list it in ``KEEPS_KEY`` with the value under
+    which nothing changes: equal to that value, the field is left out of the payload.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    KEEPS_KEY: ClassVar[dict[str, Any]] = {}
+
+    def payload(self) -> dict[str, Any]:
+        """The JSON that enters the key."""
+        fields: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in self.KEEPS_KEY and value == self.KEEPS_KEY[name]:
+                continue
+            fields[name] = _payload(value)
+        return fields
+
+    def pinned(self) -> Self:
+        """A copy with facts of the outside world (a file's fingerprint, a Python version) written in.
+
+        Called once, when a config is composed, so that the key is right before any work is done.
+        Kinds that read from outside the store override it. Raises ``SpecError`` for what is not there.
+        """
+        return self
+
+
+def _payload(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.payload()
+    if isinstance(value, (list, tuple)):
+        return [_payload(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _payload(item) for name, item in value.items()}
+    return value
+
+
+class Runtime(BaseModel):
+    """Where and how fast. Never enters a key, so any of it may change between two runs of the same thing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    mode: Literal["local", "inline"] = "local"
+    """``local``: under Prefect, in this process. ``inline``: without Prefect."""
+
+    device: str = "auto"
+    """A torch device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda:0``."""
+
+    threads: int = Field(0, ge=0)
+    """CPU threads of torch; 0 leaves torch's own choice."""
+
+    lm_batch_tokens: int = Field(8192, ge=1)
+    """Tokens, padding included, in one forward pass of the language model."""
+
+    prefetch_batches: int = Field(4, ge=0)
+    """Training batches read ahead by a background thread; 0 reads in the training thread."""
+
+    checkpoint_seconds: float = Field(30.0, gt=0)
+    """Seconds between two checkpoints of a training run."""
+
+    lease_ttl_seconds: float = Field(60.0, gt=0)
+    """Seconds of silence after which the holder of a lease on another host is taken for dead."""
+
+    max_usd: float = Field(5.0, ge=0)
+    """Hard stop: no LLM request is sent when the run's expected total would pass this many US dollars."""
+
+    poll_seconds: float = Field(30.0, gt=0)
+    """Seconds between two looks at a message batch that is being worked on."""
+
+    base_url: str | None = None
+    """Address of the LLM API; null takes the SDK's own environment variable, then its default."""
+
+    wandb: str | None = None
+    """Weights & Biases project that training metrics are also sent to; null sends nothing."""
+
+    debug: bool = False
+    """Show tracebacks."""
+
+
