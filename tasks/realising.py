@@ -1,0 +1,228 @@
+"""Making artifacts: leases, attempts, commits around a stage's plain function.
+
+``flows`` decides the order; this decides nothing but who does what now. What exists is skipped, what another live
+process is making is left to it and adopted, what a dead one left is continued.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from artifacts.errors import ArtifactBusy, StoreUnwritable
+from artifacts.journal import Journal
+from artifacts.keys import Artifact, canonical_json
+from artifacts.store import Opened, Store
+from tasks.progress import Progress
+from tasks.spec import Runtime
+from tasks.stage import Job, Recipe, Unit
+
+POLL_SECONDS = 0.5
+
+
+@dataclass
+class Outcome:
+    """What became of some recipes."""
+
+    made: list[Artifact] = field(default_factory=list)
+    hits: list[Artifact] = field(default_factory=list)
+    """Existed already, or were made by another process in the meantime."""
+
+
+def missing(wanted: Sequence[Recipe], store: Store) -> list[Recipe]:
+    """What must be made for ``wanted``, parents first, each once. Stops walking back at what exists,
+    so that a finished SAE hides the activations it was trained on, which may be gone."""
+    order: dict[Artifact, Recipe] = {}
+    seen: set[Artifact] = set()
+
+    def visit(recipe: Recipe) -> None:
+        if recipe.artifact in seen:
+            return
+        seen.add(recipe.artifact)
+        if store.find(recipe.artifact) is not None:
+            return
+        for parent in recipe.parents():
+            visit(parent)
+        order[recipe.artifact] = recipe
+
+    for recipe in wanted:
+        visit(recipe)
+    return list(order.values())
+
+
+def lanes(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Recipes that are realised by one call of their stage: same stage and same inputs (one model, one pass).
+
+    Stages that make one artifact at a time have a lane each. Keeps the order of the first of each lane.
+    """
+    found: dict[Any, list[Recipe]] = {}
+    for recipe in recipes:
+        alone = recipe.stage.together is None
+        found.setdefault(recipe.key if alone else (recipe.stage.name, canonical_json(recipe.input_keys)), []).append(recipe)
+    return list(found.values())
+
+
+def units(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``."""
+    found: dict[Any, list[Recipe]] = {}
+    for recipe in recipes:
+        payload = recipe.spec.payload()
+        payload.pop(recipe.stage.together or "", None)
+        found.setdefault(canonical_json(payload), []).append(recipe)
+    return list(found.values())
+
+
+def make_all(recipes: Sequence[Recipe], store: Store, runtime: Runtime, progress: Progress) -> Outcome:
+    """Make the recipes of one lane, whose inputs exist.
+
+    Raises what the stage raises, ``ArtifactCorrupt`` for a damaged input, and ``StoreUnwritable`` for a full disk.
+    """
+    if not recipes:
+        return Outcome()
+    stage, outcome = recipes[0].stage, Outcome()
+    _set_threads(runtime)
+    passes = _passes(units(recipes), store, runtime, progress, outcome)
+    try:
+        if stage.together is None:
+            for (job,) in passes:
+                job.summary.update(stage.run(job))
+        else:
+            first = next(passes, None)
+            if first is not None:
+                stage.run(itertools.chain([first], passes))
+                for _ in passes:  # a stage must take all units; commits the last one it took
+                    raise RuntimeError(f"stage {stage.name} returned before its last unit")
+    except OSError as error:
+        raise _explained(error, store) from error
+    finally:
+        passes.close()  # after an error: gives up what was begun, so that leases are free at once
+    return outcome
+
+
+def _passes(
+    groups: list[list[Recipe]],
+    store: Store,
+    runtime: Runtime,
+    progress: Progress,
+    outcome: Outcome,
+) -> Iterator[Unit]:
+    """Units of jobs to do now. Asking for the next one commits the last."""
+    opened: dict[Artifact, Opened] = {}
+    waiting = groups
+    told: set[str] = set()
+    while waiting:
+        busy: list[list[Recipe]] = []
+        moved = False
+        for group in waiting:
+            jobs, left = [], []
+            try:
+                for recipe in sorted(group, key=lambda r: r.key):  # in one order everywhere, or two runs deadlock
+                    try:
+                        if store.find(recipe.artifact) is not None:
+                            attempt = None
+                        else:
+                            attempt = store.begin(recipe.artifact, recipe.json, runtime.lease_ttl_seconds)
+                    except ArtifactBusy as error:
+                        if str(error) not in told:
+                            told.add(str(error))
+                            progress.note(str(error))
+                        left.append(recipe)
+                        continue
+                    if attempt is None:
+                        outcome.hits.append(recipe.artifact)
+                        continue
+                    jobs.append(
+                        Job(
+                            recipe=recipe,
+                            spec=recipe.spec,
+                            inputs={},
+                            attempt=attempt,
+                            runtime=runtime,
+                            progress=progress,
+                            journal=Journal(store.backend.work("journal")),
+                        )
+                    )
+                for job in jobs:
+                    job.inputs = _open_inputs(job.recipe, store, opened)
+                if jobs:
+                    yield tuple(jobs)
+                    _commit(jobs, store, outcome)
+                    jobs, moved = [], True
+            finally:
+                for job in jobs:  # only when something went wrong above
+                    job.attempt.abandon()
+            if left:
+                busy.append(left)
+        waiting = busy
+        if waiting and not moved:
+            time.sleep(POLL_SECONDS)
+
+
+def _commit(jobs: list[Job], store: Store, outcome: Outcome) -> None:
+    by = made_by()
+    while jobs:
+        job = jobs[0]
+        won = job.attempt.commit(job.summary, by)
+        jobs.pop(0)
+        (outcome.made if won.attempt == job.attempt.id else outcome.hits).append(job.recipe.artifact)
+
+
+def _open_inputs(recipe: Recipe, store: Store, opened: dict[Artifact, Opened]) -> dict[str, Any]:
+    def one(parent: Recipe) -> Opened:
+        if parent.artifact not in opened:
+            opened[parent.artifact] = store.open(parent.artifact)
+        return opened[parent.artifact]
+
+    return {
+        name: one(value) if isinstance(value, Recipe) else tuple(one(item) for item in value)
+        for name, value in recipe.inputs.items()
+    }
+
+
+def _set_threads(runtime: Runtime) -> None:
+    if runtime.threads:
+        from tasks.lazy import torch
+
+        torch.set_num_threads(runtime.threads)
+
+
+def made_by() -> dict[str, Any]:
+    """Who makes artifacts here: host, Python, and the versions of the libraries in use."""
+    versions = {}
+    for name in ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "pyarrow", "anthropic", "numpy"):
+        if name in sys.modules:
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                continue
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "versions": versions,
+    }
+
+
+def _explained(error: OSError, store: Store) -> Exception:
+    """A full or read-only disk in our grammar; anything else as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return error
+    root = getattr(store.backend, "root", "the store")
+    reason = "it is read-only" if error.errno == errno.EROFS else "the disk is full"
+    try:
+        reason += f" ({shutil.disk_usage(root).free / 1e9:.2f} GB free)"
+    except OSError:
+        pass
+    return StoreUnwritable(
+        f"backend.root = {str(root)!r}, but {reason}; nothing that was committed is lost: "
+        "make room, then give the same command"
+    )

@@ -1,0 +1,18 @@
+"""Makes artifacts in tests: a recipe and all that it needs, in this process."""
+
+from __future__ import annotations
+
+from artifacts.store import Opened, Store
+from tasks.progress import Progress
+from tasks.realising import lanes, make_all, missing
+from tasks.spec import Runtime
+from tasks.stage import Recipe
+
+
+def make(recipe: Recipe, store: Store, runtime: Runtime | None = None, progress: Progress | None = None) -> Opened:
+    """The artifact of a recipe, made now if it does not exist."""
+    while todo := missing([recipe], store):
+        ready = [r for r in todo if all(store.find(p.artifact) for p in r.parents())]
+        for lane in lanes(ready):
+            make_all(lane, store, runtime or Runtime(mode="inline", device="cpu"), progress or Progress())
+    return store.open(recipe.artifact)

@@ -1,0 +1,194 @@
+"""The store: whole artifacts or none, whoever else is writing."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from artifacts.backends.local import Local
+from artifacts.backends.memory import Memory
+from artifacts.errors import ArtifactBusy, ArtifactCorrupt, ArtifactNotFound, LeaseLost, StoreUnwritable
+from artifacts.keys import Artifact, key_of, recipe_json
+from artifacts.lease import FOLDER
+from artifacts.store import Store
+
+RECIPE = recipe_json("toy", 1, {"n": 3}, {})
+TOY = Artifact("toy", key_of(**{"stage": "toy", "version": 1, "spec": {"n": 3}, "inputs": {}}))
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(Local(tmp_path / "store") if request.param == "local" else Memory())
+
+
+def write(store: Store, text: str = "hello") -> None:
+    with store.writing(TOY, RECIPE) as attempt:
+        (attempt.path / "deep").mkdir()
+        (attempt.path / "deep" / "words.txt").write_text(text)
+
+
+def test_an_artifact_exists_only_after_its_commit(store):
+    attempt = store.begin(TOY, RECIPE)
+    (attempt.path / "words.txt").write_text("half")
+    assert store.find(TOY) is None
+    with pytest.raises(ArtifactNotFound):
+        store.open(TOY)
+    manifest = attempt.commit({"n": 3})
+    assert store.find(TOY) == manifest
+    opened = store.open(TOY)
+    assert (opened.path / "words.txt").read_text() == "half"
+    assert opened.summary == {"n": 3}
+    assert list(store.artifacts()) == [TOY]
+
+
+def test_a_second_writer_finds_the_lease_taken_and_later_the_artifact(store):
+    attempt = store.begin(TOY, RECIPE)
+    with pytest.raises(ArtifactBusy, match="is being made by process"):
+        store.begin(TOY, RECIPE)
+    attempt.commit({})
+    assert store.begin(TOY, RECIPE) is None
+
+
+def test_an_exception_frees_the_lease_and_keeps_the_checkpoint_for_the_next_attempt(store):
+    with pytest.raises(RuntimeError, match="boom"), store.writing(TOY, RECIPE) as attempt:
+        (attempt.path / "words.txt").write_text("half")
+        (attempt.scratch / "step.bin").write_bytes(b"7")
+        raise RuntimeError("boom")
+    again = store.begin(TOY, RECIPE)
+    assert not any(again.path.iterdir())
+    found = again.recover("step.bin")
+    assert found.parent == again.scratch and found.read_bytes() == b"7"
+    assert again.recover("other.bin") is None
+    again.abandon()
+
+
+def test_a_commit_leaves_nothing_behind_but_the_artifact(tmp_path):
+    store = Store.at(tmp_path)
+    with pytest.raises(RuntimeError), store.writing(TOY, RECIPE) as attempt:
+        (attempt.scratch / "step.bin").write_bytes(b"7")
+        raise RuntimeError
+    write(store)
+    names = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert names == [".guard", "manifest.json", "words.txt"]
+
+
+@pytest.mark.parametrize("position", [0, 2, 4])
+def test_a_flipped_byte_is_found_on_open_and_by_verify(tmp_path, position):
+    store = Store.at(tmp_path)
+    write(store)
+    (path,) = tmp_path.rglob("words.txt")
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    fresh = Store.at(tmp_path)
+    with pytest.raises(ArtifactCorrupt, match=r"toy/\w{12}: deep/words.txt has digest .* but the manifest says .*; delete"):
+        fresh.open(TOY)
+    (fault,) = fresh.verify(TOY)
+    assert fault.path == "deep/words.txt"
+
+
+def test_every_flipped_byte_of_a_manifest_is_found(tmp_path):
+    store = Store.at(tmp_path)
+    write(store)
+    (path,) = tmp_path.rglob("manifest.json")
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        if chr(whole[position]) in " \n":
+            continue  # space between JSON tokens carries nothing
+        data = bytearray(whole)
+        data[position] ^= 1
+        path.write_bytes(data)
+        assert Store.at(tmp_path).verify(TOY), f"byte {position} ({whole[position : position + 1]!r}) was not noticed"
+    path.write_bytes(whole)
+    assert Store.at(tmp_path).verify(TOY) == []
+
+
+def test_missing_short_and_extra_files_are_faults(tmp_path):
+    store = Store.at(tmp_path)
+    write(store)
+    (path,) = tmp_path.rglob("words.txt")
+    (path.parent / "extra.txt").write_text("?")
+    assert [f.path for f in store.verify(TOY)] == ["deep/extra.txt"]
+    (path.parent / "extra.txt").unlink()
+    os.truncate(path, 2)
+    assert "has 2 bytes, but the manifest says 5" in str(store.verify(TOY)[0])
+    path.unlink()
+    assert "is missing" in str(store.verify(TOY)[0])
+
+
+def test_deleting_makes_room_for_making_it_again(store):
+    write(store)
+    store.delete(TOY)
+    assert store.find(TOY) is None and list(store.artifacts()) == []
+    write(store, "other")
+    assert (store.open(TOY).path / "deep" / "words.txt").read_text() == "other"
+
+
+def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(tmp_path):
+    store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE)
+    (path,) = (tmp_path / FOLDER).iterdir()
+    record = json.loads(path.read_text())
+    attempt._lease._stop.set()
+    path.write_text(json.dumps({**record, "pid_started": "1"}))  # the pid lives, but is another process now
+    taken = store.begin(TOY, RECIPE, ttl=3600)
+    assert taken._lease.fence == record["fence"] + 1
+    with pytest.raises(LeaseLost):
+        attempt.commit({})
+    assert store.find(TOY) is None
+    taken.commit({"who": "taker"})
+    assert store.find(TOY).summary == {"who": "taker"}
+    assert not any((tmp_path / FOLDER).iterdir())
+
+
+def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_path, monkeypatch):
+    store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE)
+    attempt._lease._stop.set()
+    (path,) = (tmp_path / FOLDER).iterdir()
+    record = {**json.loads(path.read_text()), "host": "elsewhere"}
+    path.write_text(json.dumps(record))
+    clock = [100.0]
+    monkeypatch.setattr("artifacts.lease.time.monotonic", lambda: clock[0])
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 9
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    path.write_text(json.dumps({**record, "beat": 5}))  # it moved after all
+    clock[0] += 9
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 10
+    store.begin(TOY, RECIPE, ttl=10).abandon()
+
+
+def test_orphans_are_listed_with_their_size_and_removed(tmp_path):
+    store = Store.at(tmp_path)
+    with pytest.raises(RuntimeError), store.writing(TOY, RECIPE) as attempt:
+        (attempt.scratch / "step.bin").write_bytes(b"1234567")
+        raise RuntimeError
+    assert [(a, size) for a, _, size in store.orphans()] == [(TOY, 7)]
+    assert store.remove_orphans() == 7
+    assert list(store.orphans()) == []
+
+
+def test_work_under_a_live_lease_is_no_orphan(tmp_path):
+    store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE)
+    (attempt.path / "words.txt").write_text("half")
+    assert list(store.orphans()) == []
+    attempt.abandon()
+
+
+def test_a_root_that_is_a_file_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnwritable, match="backend.root = .* but it cannot be written"):
+        Store.at(tmp_path / "file").backend.check_writable()
+
+
+def test_paths_cannot_leave_the_root(tmp_path):
+    with pytest.raises(ValueError, match="leaves the store"):
+        Local(tmp_path).read("../secret")
