@@ -199,7 +199,6 @@ class Rows:
     def _place(self, handle: int, chunk: int) -> tuple[int, int]:
         """Offset and bytes of a chunk in its file."""
         import google_crc32c
-        import numpy as np
 
         if not self.sharded:
             return 0, os.fstat(handle).st_size
