@@ -64,10 +64,13 @@ class ShuffledRows:
         if self.n_rows == 0:
             raise ValueError(f"{len(self.shards)} shards hold no rows, but training needs some; capture more text")
         if len({(shard.d, shard.dtype) for shard in self.shards}) > 1:
-            raise ValueError(f"shards have widths {sorted({s.d for s in self.shards})}, but one reader takes one width and dtype")
+            raise ValueError(
+                f"shards have widths {sorted({s.d for s in self.shards})}, but one reader takes one width and dtype"
+            )
         self._shard_of = np.repeat(np.arange(len(self.shards)), [s.n_chunks for s in self.shards])
         self._chunk_of = np.concatenate([np.arange(s.n_chunks) for s in self.shards])
         self._rows_of = np.array([s.rows_of(i) for s in self.shards for i in range(s.n_chunks)], np.int64)
+        self._n_pools = max(1, len(self._rows_of) // pool_chunks)
 
     def epoch_of(self, step: int) -> float:
         """Epochs seen before a step."""
@@ -83,7 +86,9 @@ class ShuffledRows:
             return
         ahead: queue.Queue[Any] = queue.Queue(self.prefetch)
         stop = threading.Event()
-        thread = threading.Thread(target=self._read_ahead, args=(start_step, ahead, stop), name="shuffled-rows", daemon=True)
+        thread = threading.Thread(
+            target=self._read_ahead, args=(start_step, ahead, stop), name="shuffled-rows", daemon=True
+        )
         thread.start()
         try:
             while True:
@@ -122,19 +127,23 @@ class ShuffledRows:
         dtype = self._dtype or torch.float32
         row = start_step * self.batch
         pools = self._pools(row)
+        widest = -(-len(self._rows_of) // self._n_pools) * int(self._rows_of.max())
+        # two buffers for all of the run: fresh memory costs four times as much to fill as old
+        spare, used = (torch.empty(widest, self.shards[0].d, dtype=self.shards[0].dtype) for _ in range(2))
         with ThreadPoolExecutor(1, "shuffled-pool") as loader:
             pool = next(pools)
-            loading: Future[Tensor] = loader.submit(self._load, pool)
+            loading: Future[Tensor] = loader.submit(self._load, pool, spare)
             at = row - (pool.epoch * self.n_rows + pool.first)
             pieces: list[Tensor] = []
             short = self.batch
             while True:
                 rows, order = loading.result(), torch.from_numpy(self._order(pool))
-                pool = next(pools)
-                loading = loader.submit(self._load, pool)
+                pool, spare, used = next(pools), used, spare
+                loading = loader.submit(self._load, pool, spare)
                 while at < len(rows):
                     take = min(short, len(rows) - at)
-                    pieces.append(rows[order[at : at + take]].to(dtype))
+                    picked = rows.index_select(0, order[at : at + take])  # five times as fast as rows[...]
+                    pieces.append(picked.to(dtype))
                     at, short = at + take, short - take
                     if short == 0:
                         yield pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -146,23 +155,19 @@ class ShuffledRows:
         import numpy as np
 
         epoch, inside = divmod(row, self.n_rows)
-        n_pools = max(1, len(self._rows_of) // self.pool_chunks)
         while True:
             chunks = self._permutation(len(self._rows_of), epoch, 0)
             first = 0
-            for number, part in enumerate(np.array_split(chunks, n_pools)):
+            for number, part in enumerate(np.array_split(chunks, self._n_pools)):
                 n_rows = int(self._rows_of[part].sum())
                 if first + n_rows > inside:
                     yield _Pool(epoch, number, part, first, n_rows)
                 first += n_rows
             epoch, inside = epoch + 1, 0
 
-    def _load(self, pool: _Pool) -> Tensor:
+    def _load(self, pool: _Pool, into: Tensor) -> Tensor:
         """The rows of a pool, chunk after chunk."""
-        import torch
-
-        rows = torch.empty(pool.n_rows, self.shards[0].d, dtype=self.shards[0].dtype)
-        at = 0
+        rows, at = into[: pool.n_rows], 0
         for chunk in pool.chunks:
             n = int(self._rows_of[chunk])
             self.shards[self._shard_of[chunk]].chunk(int(self._chunk_of[chunk]), rows[at : at + n])
@@ -175,5 +180,7 @@ class ShuffledRows:
     def _permutation(self, n: int, epoch: int, stream: int) -> np.ndarray:
         import numpy as np
 
-        bits = np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=np.array([0, 0, stream, epoch], np.uint64))
+        bits = np.random.Philox(
+            key=np.array([self.seed, 0], np.uint64), counter=np.array([0, 0, stream, epoch], np.uint64)
+        )
         return np.argsort(bits.random_raw(n), kind="stable")

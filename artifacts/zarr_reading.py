@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import struct
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +57,7 @@ class Rows:
     sharded: bool
     _verified: bytearray = field(default_factory=bytearray, repr=False)
     _indexes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _array: Any = field(default=None, repr=False)
 
     @staticmethod
@@ -133,6 +133,7 @@ class Rows:
         import numpy as np
 
         self._indexes.clear()
+        self._maps.clear()
         self._verified = bytearray(self.n_chunks)
         told: set[str] = set()
         out = np.empty((self.chunk_rows, *self.shape[1:]), self.dtype)
@@ -141,11 +142,11 @@ class Rows:
             try:
                 self._fill(chunk, out[: self.rows_of(chunk)])
             except _Damage as damage:
-                if isinstance(damage, _IndexDamage):
+                if isinstance(damage, _FileDamage):
                     if file in told:
                         continue
                     told.add(file)
-                    where = "index"
+                    where = "index" if self.sharded else where
                 yield file, where, str(damage)
 
     def address(self, chunk: int) -> tuple[str, str]:
@@ -154,71 +155,71 @@ class Rows:
         return f"{self.folder.name}/c/{chunk // self.chunks_per_file}{tail}", f"c/{chunk}{tail}"
 
     def _fill(self, chunk: int, out: np.ndarray) -> None:
-        if self.codecs is None:
-            return self._through_zarr(chunk, out)
-        path = self.folder.parent / self.address(chunk)[0]
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise _Damage("is missing, but every chunk is written") from None
-        try:
-            self._fill_from(handle, chunk, out)
-        finally:
-            os.close(handle)
-
-    def _fill_from(self, handle: int, chunk: int, out: np.ndarray) -> None:
         import google_crc32c
         import numpy as np
 
-        offset, size = self._place(handle, chunk)
+        if self.codecs is None:
+            return self._through_zarr(chunk, out)
+        stored = self._stored(chunk)
+        if len(stored) < 4:
+            raise _Damage(f"has {len(stored)} bytes, but its checksum alone takes 4")
+        data = stored[:-4]
         whole = self.chunk_rows * math.prod(self.shape[1:]) * self.dtype.itemsize
-        plain = self.codecs == ("crc32c",)
-        if plain and size != whole + 4:
-            raise _Damage(f"has {size} bytes, but {whole + 4} are expected")
-        data, check = np.empty(0, np.uint8), b""
-        in_place = plain and out.nbytes == whole and out.flags.c_contiguous
-        if in_place:
-            data, tail = out.reshape(-1).view(np.uint8), bytearray(4)
-            in_place = os.preadv(handle, [data, tail], offset) == size  # short reads are rare: signals, network disks
-            check = bytes(tail)
-        if not in_place:
-            data, check = _split(_read_all(handle, size, offset))
-        if not self._verified[chunk]:
-            found, said = google_crc32c.value(data), struct.unpack("<I", check)[0]
+        if self.codecs == ("crc32c",) and len(data) != whole:
+            raise _Damage(f"has {len(data)} bytes, but {whole} are expected")
+        if not self._verified[chunk]:  # first, and by this the bytes are in the cache for the copy
+            found, said = google_crc32c.value(data), _uint32(stored[-4:])
             if found != said:
                 raise _Damage(f"has crc32c {found:08x}, but the file says {said:08x}")
             self._verified[chunk] = 1
-        if in_place:
-            return
-        if not plain:
+        if self.codecs[0] == "blosc":
             from numcodecs import blosc
 
+            if out.nbytes == whole and out.flags.c_contiguous:
+                blosc.decompress(data, out.reshape(-1).view(np.uint8))
+                return None
             data = np.frombuffer(blosc.decompress(data), np.uint8)
-        out[...] = data.view(self.dtype).reshape(self.chunk_rows, *self.shape[1:])[: len(out)]
+        np.copyto(out, data[: out.nbytes].view(self.dtype).reshape(out.shape))
+        return None
 
-    def _place(self, handle: int, chunk: int) -> tuple[int, int]:
-        """Offset and bytes of a chunk in its file."""
+    def _stored(self, chunk: int) -> np.ndarray:
+        """The bytes of a chunk in its file, checksum included."""
         import google_crc32c
 
-        if not self.sharded:
-            return 0, os.fstat(handle).st_size
         file = chunk // self.chunks_per_file
+        data = self._mapped(file)
+        if not self.sharded:
+            return data
         if file not in self._indexes:
             size = self.chunks_per_file * 16
-            end = os.fstat(handle).st_size
-            if end < size + 4:
-                raise _IndexDamage(f"has {end} bytes, but its index alone takes {size + 4}")
-            data, check = _split(_read_all(handle, size + 4, end - size - 4))
-            found, said = google_crc32c.value(data), struct.unpack("<I", check)[0]
+            if len(data) < size + 4:
+                raise _FileDamage(f"has {len(data)} bytes, but its index alone takes {size + 4}")
+            index = data[-size - 4 : -4].copy()
+            found, said = google_crc32c.value(index), _uint32(data[-4:])
             if found != said:
-                raise _IndexDamage(f"has an index of crc32c {found:08x}, but the file says {said:08x}")
-            self._indexes[file] = data.view("<u8").reshape(-1, 2)
+                raise _FileDamage(f"has an index of crc32c {found:08x}, but the file says {said:08x}")
+            self._indexes[file] = index.view("<u8").reshape(-1, 2)
         offset, size = (int(x) for x in self._indexes[file][chunk % self.chunks_per_file])
         if offset == _ABSENT:
             raise _Damage("is missing, but every chunk is written")
-        if offset + size > os.fstat(handle).st_size:
-            raise _Damage(f"ends at byte {offset + size}, but the file has {os.fstat(handle).st_size}")
-        return offset, size
+        if offset + size > len(data):
+            raise _Damage(f"ends at byte {offset + size}, but the file has {len(data)}")
+        return data[offset : offset + size]
+
+    def _mapped(self, file: int) -> np.ndarray:
+        """The bytes of a file. A map costs no descriptor and half the time of a read; artifacts are never changed."""
+        import numpy as np
+
+        if file not in self._maps:
+            path = self.folder.parent / self.address(file * self.chunks_per_file)[0]
+            try:
+                with open(path, "rb") as handle:
+                    self._maps[file] = np.frombuffer(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            except FileNotFoundError:
+                raise _FileDamage("is missing, but every chunk is written") from None
+            except ValueError:
+                raise _FileDamage("is empty, but every chunk is written") from None
+        return self._maps[file]
 
     def _through_zarr(self, chunk: int, out: np.ndarray) -> None:
         import zarr
@@ -232,8 +233,8 @@ class Rows:
             raise _Damage(f"cannot be decoded ({error}), but its metadata says {self.dtype} rows") from None
 
 
-class _IndexDamage(_Damage):
-    """Damage to the index of a file, so to all its chunks."""
+class _FileDamage(_Damage):
+    """Damage to a file or its index, so to all its chunks."""
 
 
 def _plan(meta: dict[str, Any], codecs: list[dict[str, Any]], sharded: bool) -> tuple[str, ...] | None:
@@ -251,21 +252,5 @@ def _plan(meta: dict[str, Any], codecs: list[dict[str, Any]], sharded: bool) -> 
     return names if codecs[0] == _LITTLE and names in (("crc32c",), ("blosc", "crc32c")) else None
 
 
-def _read_all(handle: int, size: int, offset: int) -> np.ndarray:
-    import numpy as np
-
-    buffer = bytearray(size)
-    got = 0
-    while got < size:
-        n = os.preadv(handle, [memoryview(buffer)[got:]], offset + got)
-        if n == 0:
-            raise _Damage(f"ends after {got} bytes, but {size} are expected")
-        got += n
-    return np.frombuffer(buffer, np.uint8)
-
-
-def _split(data: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """Contents, and the four bytes of checksum behind them."""
-    if len(data) < 4:
-        raise _Damage(f"has {len(data)} bytes, but its checksum alone takes 4")
-    return data[:-4], data[-4:].tobytes()
+def _uint32(data: np.ndarray) -> int:
+    return int.from_bytes(data.tobytes(), "little")

@@ -40,14 +40,23 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
         "fraction of latents that fire on none of the evaluated tokens; more tokens would wake some",
         "dictionary_learning's 1 - frac_alive, over the evaluated tokens",
     ),
-    "dense_fraction": (f"fraction of latents that fire on more than {DENSE:.0%} of tokens", "SAEBench (freq_over_10_percent)"),
+    "dense_fraction": (
+        f"fraction of latents that fire on more than {DENSE:.0%} of tokens",
+        "SAEBench (freq_over_10_percent)",
+    ),
     "ce_clean": (_CE, "common to all tools"),
-    "ce_sae": (f"as ce_clean, with the SAE's reconstruction in place of the activation; {_BOS_KEPT}", "common to all tools"),
+    "ce_sae": (
+        f"as ce_clean, with the SAE's reconstruction in place of the activation; {_BOS_KEPT}",
+        "common to all tools",
+    ),
     "ce_zero": (
         f"as ce_clean, with zero in place of the activation; {_BOS_KEPT}",
         "SAELens and SAEBench, which zero the BOS position too",
     ),
-    "ce_mean": (f"as ce_clean, with the mean activation in place of the activation; {_BOS_KEPT}", "common in ablation studies"),
+    "ce_mean": (
+        f"as ce_clean, with the mean activation in place of the activation; {_BOS_KEPT}",
+        "common in ablation studies",
+    ),
     "ce_loss_recovered": (
         f"(ce_zero - ce_sae) / (ce_zero - ce_clean), with a 95% interval from resampled documents; {_BOS_KEPT}",
         "ce_loss_score of SAELens and SAEBench; frac_recovered of dictionary_learning",
@@ -227,7 +236,9 @@ class Losses:
         at = self.runs.index(run)
         return _ratio(float(sum(row[at] for row in self.sums.values())), self.n)
 
-    def recovered(self, ablated: str, seed: int = 0, resamples: int = 1000) -> tuple[float | None, float | None, float | None]:
+    def recovered(
+        self, ablated: str, seed: int = 0, resamples: int = 1000
+    ) -> tuple[float | None, float | None, float | None]:
         """Share of the loss added by an ablation that the SAE undoes, and the 95% interval of resampled documents."""
         documents = sorted(self.sums)
         if not documents:
@@ -248,7 +259,9 @@ class Losses:
 
     def metrics(self, seed: int = 0) -> dict[str, dict[str, Any]]:
         """What was measured, by name."""
-        found = {f"ce_{run}": described(f"ce_{run}", self.mean(run), self.n) for run in ("clean", "sae", "zero", "mean")}
+        found = {
+            f"ce_{run}": described(f"ce_{run}", self.mean(run), self.n) for run in ("clean", "sae", "zero", "mean")
+        }
         for name, ablated in (("ce_loss_recovered", "zero"), ("ce_loss_recovered_from_mean", "mean")):
             value, low, high = self.recovered(ablated, seed)
             found[name] = described(name, value, self.n, low=low, high=high, n_documents=len(self.sums))

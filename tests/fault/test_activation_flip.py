@@ -59,7 +59,8 @@ def test_a_read_of_a_flipped_byte_stops_and_names_it(group):
     flip(group / "activations/c/0/0", 100)
     found = Activations.open(group, name="capture/9c2e41ab7730")
     with pytest.raises(
-        ArtifactCorrupt, match=r"^capture/9c2e41ab7730: activations/c/0/0, chunk c/0/0, has crc32c .*; delete the artifact"
+        ArtifactCorrupt,
+        match=r"^capture/9c2e41ab7730: activations/c/0/0, chunk c/0/0, has crc32c .*; delete the artifact",
     ):
         found.activations(5, 10)
     assert found.activations(2000, 2010).shape == (10, 4)  # the other chunks are as good as before

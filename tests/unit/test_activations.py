@@ -123,7 +123,9 @@ def test_attributes_lie_on_the_group(tmp_path):
 
 
 def test_a_folder_without_a_group_is_said_to_be_corrupt(tmp_path):
-    with pytest.raises(ArtifactCorrupt, match=r"capture/0123: activations/zarr.json cannot be read .*delete the artifact"):
+    with pytest.raises(
+        ArtifactCorrupt, match=r"capture/0123: activations/zarr.json cannot be read .*delete the artifact"
+    ):
         Activations.open(tmp_path, name="capture/0123")
 
 

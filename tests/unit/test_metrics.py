@@ -27,7 +27,9 @@ def _one(x, hat):
 
 @pytest.fixture
 def x():
-    return torch.randn(501, 7, generator=torch.Generator().manual_seed(0)) * 2 + 30  # far from zero, as outlier dims are
+    return (
+        torch.randn(501, 7, generator=torch.Generator().manual_seed(0)) * 2 + 30
+    )  # far from zero, as outlier dims are
 
 
 def test_a_perfect_reconstruction_has_fvu_0_and_cosine_1(x):
