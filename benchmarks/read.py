@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from artifacts.activations import CHUNK_ROWS, ActivationWriter, Activations
+from artifacts.activations import CHUNK_ROWS, Activations, ActivationWriter
 from artifacts.shuffled import ShuffledRows
 
 

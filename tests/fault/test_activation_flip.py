@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifacts.activations import ActivationWriter, Activations, damaged
+from artifacts.activations import Activations, ActivationWriter, damaged
 from artifacts.errors import ArtifactCorrupt
 from artifacts.shuffled import ShuffledRows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifacts.activations import CHUNK_ROWS, FILE_ROWS, ActivationWriter, Activations, damaged
+from artifacts.activations import CHUNK_ROWS, FILE_ROWS, Activations, ActivationWriter, damaged
 from artifacts.errors import ArtifactCorrupt
 
 

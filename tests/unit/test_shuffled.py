@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from artifacts.activations import ActivationWriter, Activations
+from artifacts.activations import Activations, ActivationWriter
 from artifacts.shuffled import ShuffledRows
 
 
