@@ -1,0 +1,118 @@
+"""Any causal language model of transformers 5: a local folder, or the hub by id and commit. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from tasks.fingerprint import fingerprint
+from tasks.lms.base import Facts, LMSpec
+from tasks.spec import SpecError
+from tasks.stage import Job, Summary
+
+_FILES = (".json", ".safetensors", ".model", ".txt")
+"""What a model folder is fingerprinted by; READMEs and images may change."""
+
+
+class HF(LMSpec):
+    """A pretrained model. Its own code is never run (``trust_remote_code`` is off), its pickles never opened."""
+
+    kind: Literal["hf"] = "hf"
+
+    path: str | None = None
+    """Local folder with config.json, safetensors and tokenizer; null when ``hub_id`` is given."""
+
+    hub_id: str | None = None
+    """Id on the Hugging Face hub, such as ``openai-community/gpt2``."""
+
+    revision: str | None = None
+    """Commit on the hub, 40 hex characters."""
+
+    fingerprint: str | None = None
+    """Of the local folder; filled in when a run is composed."""
+
+    def payload(self) -> dict[str, Any]:
+        """Contents count, not where they lie."""
+        return {name: value for name, value in super().payload().items() if name != "path" or self.fingerprint is None}
+
+    def pinned(self) -> Self:
+        if self.path and self.hub_id:
+            raise SpecError(f"lm.path = {self.path!r}, but lm.hub_id is {self.hub_id!r} too; set one of them to null")
+        if self.path:
+            folder = self._checked_folder()
+            return self.model_copy(
+                update={"path": str(folder), "fingerprint": fingerprint(folder, _FILES), "revision": None}
+            )
+        if not self.hub_id:
+            raise SpecError("lm.path and lm.hub_id are both null, but lm 'hf' needs a model; set one of them")
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise SpecError(
+                f"lm.revision = {self.revision!r}, but a key needs a fixed commit; take the 40-character commit "
+                f"from the page of {self.hub_id}, Files and versions, and set lm.revision to it"
+            )
+        return self
+
+    def _checked_folder(self) -> Path:
+        folder = Path(self.path or "").expanduser()
+        if not folder.is_dir():
+            raise SpecError(f"lm.path = {self.path!r}, but there is no such folder; name a folder with config.json in it")
+        if not (folder / "config.json").is_file():
+            raise SpecError(f"lm.path = {self.path!r}, but it has no config.json; name a Hugging Face model folder")
+        if not any(folder.glob("*.safetensors")):
+            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+            fact = f"its weights are pickles only ({', '.join(pickles)})" if pickles else "it has no *.safetensors"
+            raise SpecError(
+                f"lm.path = {self.path!r}, but {fact}, and opening a pickle can run code; "
+                "save the model again with save_pretrained, which writes safetensors"
+            )
+        return folder.absolute()
+
+    def facts(self) -> Facts | None:
+        file = self._config_file()
+        return None if file is None else facts_of(json.loads(file.read_text()), self.hub_id or Path(self.path or "").name)
+
+    def _config_file(self) -> Path | None:
+        if self.path:
+            return Path(self.path) / "config.json"
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.hub_id or "", "config.json", revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def provide(self, job: Job) -> Summary:
+        from tasks.lazy import transformers
+        from tasks.lm.loading import quiet
+
+        source = self.path or self.hub_id
+        options = {"revision": self.revision, "trust_remote_code": False, "local_files_only": self.path is not None}
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        facts = facts_of(config.to_dict(), str(self.hub_id or Path(self.path or "").name))
+        return {
+            **facts._asdict(),
+            "kind": self.kind,
+            "path": self.path,
+            "hub_id": self.hub_id,
+            "revision": self.revision,
+            # The folder may have changed since the run was composed: what was planned is what must be read.
+            "fingerprint": self.fingerprint,
+            "model_type": config.model_type,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+
+
+def facts_of(config: dict[str, Any], name: str) -> Facts:
+    """Shape of a model from its config.json, under the names that model families give it. Raises ``SpecError``."""
+    inner = config.get("text_config") or config
+
+    def first(*names: str) -> int | None:
+        return next((int(inner[n]) for n in names if isinstance(inner.get(n), int)), None)
+
+    n_layers, d_model = first("num_hidden_layers", "n_layer", "n_layers"), first("hidden_size", "n_embd", "d_model")
+    if n_layers is None or d_model is None:
+        raise SpecError(f"lm = {name!r}, but its config.json names no number of layers or width; use a causal language model")
+    return Facts(name, n_layers, d_model, first("vocab_size"), first("max_position_embeddings", "n_positions", "n_ctx"))
