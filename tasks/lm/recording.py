@@ -20,7 +20,7 @@ class Recording:
     def __init__(self, folder: Path, d: int, *, store_dtype: str, codec: str, attributes: dict[str, Any]) -> None:
         self.folder, self.d, self.attributes = folder, d, attributes
         self.dtype = torch.bfloat16 if store_dtype == "bfloat16" else torch.float32
-        self.statistics = Statistics.empty(d)
+        self.statistics = Statistics.of(torch.empty(0, d))
         self.n_contexts = 0
         self._writer = ActivationWriter(
             folder / "activations.zarr", d, store_dtype=store_dtype, codec=codec, attributes=attributes

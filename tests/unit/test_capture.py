@@ -156,13 +156,32 @@ def test_hookpoints_of_a_shard_come_from_one_pass_and_one_model(world, monkeypat
     assert not torch.equal(mlp.activations(), first.activations())
 
 
+def test_a_shard_that_needs_a_deeper_block_gets_a_deeper_model(world, monkeypatch, tmp_path):
+    loads, load = [], LanguageModel.open
+
+    def counted_open(*args, **options):
+        loads.append(options["n_layers"])
+        return load(*args, **options)
+
+    store = Store.at(tmp_path)
+    make(recipe(world, hookpoint="layers.1", n_shards=2, shard=0), store, INLINE)
+    monkeypatch.setattr(LanguageModel, "open", counted_open)
+    todo = [recipe(world, hookpoint=h, n_shards=2, shard=s) for s in range(2) for h in ("layers.0", "layers.1")]
+    (lane,) = lanes(todo)
+    outcome = make_all(lane, store, INLINE, Progress())
+    assert (len(outcome.made), len(outcome.hits)) == (3, 1)
+    assert loads == [2, 3]
+    shallow, whole = Activations.open(store.open(todo[0].artifact).path), opened(world, hookpoint="layers.0")[1]
+    # a step of bfloat16 is a 256th: other batches, other sums, another side of a step
+    torch.testing.assert_close(shallow.activations(), whole.activations(0, shallow.n_rows), rtol=1 / 128, atol=1e-4)
+
+
 def test_statistics_are_of_the_rows_as_stored(world):
     made, rows = opened(world)
     found, x = load_file(made.path / "statistics.safetensors"), rows.activations().double()
     assert int(found["count"]) == len(x)
     torch.testing.assert_close(found["mean"], x.mean(0), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found["m2"], (x - x.mean(0)).square().sum(0), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(found["sum_squared_norm"].reshape(()), x.square().sum(), rtol=1e-9, atol=0)
 
 
 def test_max_tokens_takes_whole_contexts_from_the_front(world):
