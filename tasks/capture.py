@@ -94,10 +94,10 @@ def expected(n_chars: int, facts: Any, spec: CaptureSpec) -> Expected:
     """Size and work of capturing ``n_chars`` of text at one hookpoint, over all shards of a split.
 
     ``facts`` has n_layers and d_model, and vocab_size where it is known. English takes about 4.4 characters a token under
-    GPT-2's 50,257 pieces, and tokens shorten with the logarithm of the vocabulary.
+    GPT-2's 50,257 pieces and 2.0 under 512, and lies on the line between them in the logarithm of the vocabulary.
     """
     vocab_size = getattr(facts, "vocab_size", None) or 50257
-    per_token = 4.4 * math.log(max(vocab_size, 2)) / math.log(50257)
+    per_token = max(1.0, 4.4 + 0.523 * math.log(vocab_size / 50257))
     n_tokens = round(n_chars / per_token)
     if spec.max_tokens is not None:
         n_tokens = min(n_tokens, spec.max_tokens * spec.n_shards)

@@ -10,7 +10,9 @@ import torch
 
 from artifacts.activations import Activations, ActivationWriter, damaged
 from artifacts.errors import ArtifactCorrupt
+from artifacts.keys import Artifact, key_of, recipe_json
 from artifacts.shuffled import ShuffledRows
+from artifacts.store import Store
 
 ROWS = 70_000
 """Two files: 64 chunks, then 5."""
@@ -88,3 +90,30 @@ def test_the_shuffled_reader_raises_what_its_thread_found(group, prefetch):
     with pytest.raises(ArtifactCorrupt, match=r"chunk c/14/0"):
         for _ in zip(range(ROWS // 512 + 1), reader.batches(), strict=False):
             pass
+
+
+def test_verify_names_artifact_file_and_chunk(tmp_path):
+    recipe = recipe_json("capture", 1, {}, {})
+    artifact, store = Artifact("capture", key_of(**recipe)), Store.at(tmp_path)
+    row = np.arange(3000)
+    with store.writing(artifact, recipe) as attempt, ActivationWriter(attempt.path / "activations.zarr", 4) as writer:
+        writer.append(torch.randn(3000, 4), row, row, row, row, [3000])
+    assert store.verify(artifact) == []
+    opened = store.open(artifact)
+    flip(opened.path / "activations.zarr/activations/c/0/0", CHUNK_BYTES + 9)
+    (fault,) = store.verify(artifact)
+    assert (fault.path, fault.chunk) == ("activations.zarr/activations/c/0/0", "c/1/0")
+    assert str(artifact) in fault.why
+    with pytest.raises(ArtifactCorrupt, match=rf"^{artifact}: activations/c/0/0, chunk c/1/0"):
+        Activations.open(Store.at(tmp_path).open(artifact).path, str(artifact)).activations()
+
+
+def test_a_flip_in_the_metadata_is_found_when_the_artifact_is_opened(tmp_path):
+    recipe = recipe_json("capture", 1, {}, {})
+    artifact, store = Artifact("capture", key_of(**recipe)), Store.at(tmp_path)
+    with store.writing(artifact, recipe) as attempt:
+        ActivationWriter(attempt.path / "activations.zarr", 4).close()
+    path = store.open(artifact).path / "activations.zarr/activations/zarr.json"
+    flip(path, 40)
+    with pytest.raises(ArtifactCorrupt, match=r"activations.zarr/activations/zarr.json has digest"):
+        Store.at(tmp_path).open(artifact)

@@ -295,3 +295,5 @@ def test_what_is_expected_is_arithmetic():
     assert found.flops == 2.0 * 1_000_000 * 9 * 12 * 768**2
     few = expected(4_400_000, facts, CaptureSpec(max_tokens=100, n_shards=3, store_dtype="float32"))
     assert (few.n_tokens, few.n_bytes) == (300, 300 * (768 * 4 + 16))
+    small = expected(797_891, SimpleNamespace(d_model=64, vocab_size=512), CaptureSpec(hookpoint="layers.2"))
+    assert small.n_tokens == pytest.approx(398_692, rel=0.01)  # what TinyStories came to under stories260K
