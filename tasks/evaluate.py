@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.lm.language_model import LanguageModel
-    from tasks.saes.trained import TrainedSAE
+    from tasks.trained import TrainedSAE
 
 MAX_LOGITS = 2**26
 """Numbers in one batch of logits; a vocabulary of 128,000 makes a batch of 8,192 tokens 4 GB."""
@@ -50,12 +50,13 @@ class EvaluateSpec(Spec):
 @stage("evaluate", version=1, tags=("gpu",))
 def evaluate(job: Job[EvaluateSpec]) -> Summary:
     """Measure one SAE. Inputs: ``lm``, ``sae`` (of stage train), ``shards`` (captures of the test split)."""
-    from tasks.saes.trained import TrainedSAE
+    from tasks.lm.loading import device_of
+    from tasks.trained import TrainedSAE
 
     shards = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("shards")]
     if not sum(shard.n_rows for shard in shards):
         raise SpecError(f"evaluate has {len(shards)} shards without a row, but it needs text; make corpus.test larger")
-    sae = TrainedSAE.open(job.one("sae"))
+    sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
     reconstruction, firing = reconstructed(job, sae, shards)
     metrics = {**firing.metrics(), **reconstruction.metrics()}
     if job.spec.ce_contexts:
@@ -88,8 +89,10 @@ def reconstructed(job: Job[EvaluateSpec], sae: TrainedSAE, shards: list[Activati
     with torch.inference_mode(), job.progress.bar("evaluate reconstruction", total, "tokens") as bar:
         for shard, chunk in chosen:
             x_BD = shard.chunk(chunk).float().to(sae.W_dec_ND.device)
-            firing.update(sae.encode(x_BD))
-            found.update(x_BD, sae.reconstruct(x_BD))
+            y_BD, undo = sae.norm.apply(x_BD)
+            latents = sae.sae.encode(y_BD)  # once for both: the encoder is nearly all of the work
+            firing.update(latents)
+            found.update(x_BD, sae.norm.invert(sae.sae.decode(latents), undo))
             bar.advance(len(x_BD), fvu=found.fvu)
     return found, firing
 

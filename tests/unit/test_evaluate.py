@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tasks.saes.trained
 import torch
 
+import tasks.trained
 from artifacts.activations import Activations, ActivationWriter
 from artifacts.store import Store
 from tasks.capture import CaptureSpec, capture
@@ -43,6 +43,14 @@ class Fake:
 
     def __init__(self, change):
         self.change, self.W_dec_ND = change, torch.zeros(4, 32)
+        self.sae = self
+        self.norm = SimpleNamespace(apply=lambda x: (x, x), invert=lambda _, x: change(x))
+
+    def to(self, _device):
+        return self
+
+    def decode(self, latents):
+        """Nothing: what is reconstructed is the norm's to say here."""
 
     def encode(self, x_BD):
         index = torch.tensor([[0, 1]]).expand(len(x_BD), 2)
@@ -79,7 +87,7 @@ def measure(world, monkeypatch, tmp_path):
     """metrics.json and the folder of the evaluation of a fake SAE."""
 
     def run(change, runtime=INLINE, **fields):
-        monkeypatch.setattr(tasks.saes.trained.TrainedSAE, "open", lambda *_, **__: Fake(change))
+        monkeypatch.setattr(tasks.trained.TrainedSAE, "open", lambda *_, **__: Fake(change))
         recipe = evaluate(EvaluateSpec(**fields), lm=world.lm, sae=world.sae, shards=world.shards)
         if world.store.find(recipe.artifact):
             world.store.delete(recipe.artifact)
