@@ -75,6 +75,6 @@ def _encoded(
     for batch in table.to_batches(_SENTENCES_AT_ONCE):
         columns = batch.to_pydict()
         texts = columns["text"]
-        plain = tokenizer(texts, add_special_tokens=False).input_ids
-        after = tokenizer([joiner + t for t in texts], add_special_tokens=False).input_ids if joined and joiner else plain
+        plain = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        after = tokenizer([joiner + t for t in texts], add_special_tokens=False, verbose=False).input_ids if joined and joiner else plain
         yield from zip(columns["document_id"], columns["sentence_id"], plain, after, strict=True)

@@ -21,15 +21,15 @@ _CHECKPOINT = "tiny.pt"
 
 
 class Tiny(LMSpec):
-    """A Llama of about a million parameters with a byte-level BPE tokenizer."""
+    """A Llama of about half a million parameters with a byte-level BPE tokenizer."""
 
     NEEDS_CORPUS: ClassVar[bool] = True
     kind: Literal["tiny"] = "tiny"
 
-    d_model: int = Field(128, ge=8)
+    d_model: int = Field(96, ge=8)
     """Width of the residual stream."""
 
-    n_layers: int = Field(4, ge=1)
+    n_layers: int = Field(3, ge=1)
     n_heads: int = Field(4, ge=1)
     """d_model is a multiple of it."""
 
@@ -39,13 +39,13 @@ class Tiny(LMSpec):
     context_tokens: int = Field(128, ge=8)
     """Longest text it reads, BOS included."""
 
-    n_steps: int = Field(600, ge=1)
+    n_steps: int = Field(700, ge=1)
     """Optimiser steps."""
 
-    batch_contexts: int = Field(32, ge=1)
+    batch_contexts: int = Field(16, ge=1)
     """Contexts in a step."""
 
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(4e-3, gt=0)
     """Peak learning rate of AdamW."""
 
     seed: int = 0

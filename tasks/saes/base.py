@@ -16,6 +16,7 @@ from tasks.lazy import torch
 from tasks.spec import Spec, SpecError
 
 if TYPE_CHECKING:
+    from tasks.learning import Learner
     from torch import Tensor
 
 
@@ -51,7 +52,7 @@ class SAESpec(Spec):
 
 
 class SAE(ABC):
-    """A dictionary and its encoder. Works on normalised inputs; see ``tasks.saes.trained`` for raw ones."""
+    """A dictionary and its encoder. Works on normalised inputs; see ``tasks.trained`` for raw ones."""
 
     TENSORS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_enc_N", "W_dec_ND", "b_dec_D")
     """Names of the attributes that hold weights, in the order they are saved."""
@@ -103,6 +104,8 @@ class SAE(ABC):
             setattr(self, name, tensor.to(device=device, dtype=dtype))
         return self
 
-    def learner(self, **options: Any) -> Any:
-        """The object that trains this SAE; see ``tasks.saes.base.Learner``."""
-        raise NotImplementedError
+    def learner(self, dead_after_tokens: int) -> Learner:
+        """What trains this SAE: by autograd on ``loss``, unless a kind knows a faster way."""
+        from tasks.learning import AutogradLearner
+
+        return AutogradLearner(self, dead_after_tokens)

@@ -1,0 +1,102 @@
+"""Learners: what takes training steps on an SAE. Shapes: B tokens, D d_in, N n_latents.
+
+A kind that defines ``SAE.loss`` trains by autograd with ``AutogradLearner``; a kind that knows a faster way brings a
+learner of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.lazy import F, torch
+
+if TYPE_CHECKING:
+    from tasks.saes.base import SAE, Latents
+    from torch import Tensor
+
+
+class Learner(Protocol):
+    """Trains an SAE in place."""
+
+    sae: SAE
+
+    def step(self, x_BD: Tensor, lr: float) -> dict[str, Tensor]:
+        """One optimiser step on normalised rows. Returns scalars, ``fvu`` and ``l0`` among them, not yet synchronised."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs to go on bit for bit, weights included."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take what ``state`` gave."""
+
+    @property
+    def silent_N(self) -> Tensor:
+        """Tokens since each latent last fired, int64."""
+
+
+def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> Tensor:
+    """Fraction of variance unexplained: squared error over squared deviation from the batch mean."""
+    return (x_hat_BD - x_BD).square().sum() / (x_BD - x_BD.mean(0)).square().sum()
+
+
+def fires_in(latents: Latents, n_latents: int) -> Tensor:
+    """bool [N]: which latents are active anywhere in a batch."""
+    fired = torch.zeros(n_latents, dtype=torch.bool, device=latents.index_BK.device)
+    fired[latents.index_BK[latents.value_BK > 0]] = True
+    return fired
+
+
+class AutogradLearner:
+    """Adam on ``SAE.loss``, decoder rows brought back to unit norm after each step."""
+
+    def __init__(self, sae: SAE, dead_after_tokens: int, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.sae, self._dead_after = sae, dead_after_tokens
+        self._silent = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec_ND.device)
+        self._parameters = [tensor.requires_grad_(True) for tensor in sae.weights().values()]
+        self._adam = torch.optim.Adam(self._parameters, lr=0.0, betas=betas, fused=True)
+
+    @property
+    def silent_N(self) -> Tensor:
+        return self._silent
+
+    def step(self, x_BD: Tensor, lr: float) -> dict[str, Tensor]:
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+        losses = self.sae.loss(x_BD, self._silent >= self._dead_after)
+        self._adam.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        W = self.sae.W_dec_ND
+        with torch.no_grad():
+            if W.grad is not None:  # what would only stretch the rows is undone below, so it should not enter Adam
+                W.grad -= (W.grad * W).sum(-1, keepdim=True) * W
+        self._adam.step()
+        with torch.no_grad():
+            F.normalize(W, dim=-1, out=W)
+            latents = self.sae.encode(x_BD)
+            fired = fires_in(latents, self.sae.n_latents)
+            self._silent += len(x_BD)
+            self._silent[fired] = 0
+            found = {name: value.detach() for name, value in losses.items() if name != "total"}
+            return {
+                "loss": losses["total"].detach(),
+                "fvu": fvu(x_BD, self.sae.decode(latents)),
+                "l0": (latents.value_BK > 0).sum() / len(x_BD),
+                **found,
+            }
+
+    def state(self) -> dict[str, Tensor]:
+        found = {name: tensor.detach() for name, tensor in self.sae.weights().items()}
+        for i, parameter in enumerate(self._parameters):
+            for name, value in self._adam.state.get(parameter, {}).items():
+                found[f"adam.{i}.{name}"] = value
+        return {**found, "silent_N": self._silent}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.sae.weights().items():
+                tensor.copy_(state[name])
+            self._silent.copy_(state["silent_N"])
+        for i, parameter in enumerate(self._parameters):
+            held = {n.split(".", 2)[2]: v.clone() for n, v in state.items() if n.startswith(f"adam.{i}.")}
+            if held:
+                self._adam.state[parameter] = held
