@@ -38,3 +38,7 @@ class Corpus(Spec):
     def documents(self) -> Iterator[Document]:
         """All documents, in an order that never changes."""
         raise NotImplementedError
+
+    def expected_chars(self) -> int | None:
+        """About how much text there is, without reading it; None where nobody knows."""
+        return None

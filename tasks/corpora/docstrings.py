@@ -36,6 +36,9 @@ class Docstrings(Corpus):
     def pinned(self) -> Self:
         return self.model_copy(update={"python": platform.python_version()})
 
+    def expected_chars(self) -> int:
+        return 1_500_000
+
     def documents(self) -> Iterator[Document]:
         top = Path(sysconfig.get_path("stdlib"))
         seen: set[str] = set()

@@ -59,6 +59,14 @@ class Parquet(Corpus):
         column = self.document_column or next((c for c in ("document_id", "doc") if c in names), None)
         return self.model_copy(update={"fingerprint": fingerprint_files(files), "document_column": column})
 
+    def expected_chars(self) -> int:
+        total = 0
+        for file in named_files(self.path, "parquet"):
+            about = pq.ParquetFile(file).metadata
+            column = about.schema.names.index(self.text_column)
+            total += sum(about.row_group(i).column(column).total_uncompressed_size for i in range(about.num_row_groups))
+        return total
+
     def documents(self) -> Iterator[Document]:
         columns = [self.text_column] + ([self.document_column] if self.document_column else [])
         number, name, held = 0, None, []

@@ -39,6 +39,9 @@ class Text(Corpus):
             raise SpecError(f"corpus.path = {self.path!r}, but its files are empty; use files with text")
         return self.model_copy(update={"fingerprint": fingerprint_files(files)})
 
+    def expected_chars(self) -> int:
+        return sum(file.stat().st_size for file in named_files(self.path, "text"))
+
     def documents(self) -> Iterator[Document]:
         between = r"\n\s*\n" if self.unit == "paragraph" else r"\n"
         for file in named_files(self.path, "text"):

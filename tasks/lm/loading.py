@@ -26,8 +26,9 @@ def source_of(opened: Opened) -> tuple[str, str | None]:
     if facts.get("path") is None:
         return str(opened.path / "model"), None
     from tasks.fingerprint import fingerprint
+    from tasks.lms.hf import MODEL_FILES
 
-    now = fingerprint(facts["path"])
+    now = fingerprint(facts["path"], MODEL_FILES)
     if now != facts["fingerprint"]:
         raise SpecError(
             f"lm.path = {facts['path']!r}, but its files have fingerprint {now[:12]}..., not {facts['fingerprint'][:12]}... "

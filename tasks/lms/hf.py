@@ -12,7 +12,7 @@ from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
 from tasks.stage import Job, Summary
 
-_FILES = (".json", ".safetensors", ".model", ".txt")
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt")
 """What a model folder is fingerprinted by; READMEs and images may change."""
 
 
@@ -43,7 +43,7 @@ class HF(LMSpec):
         if self.path:
             folder = self._checked_folder()
             return self.model_copy(
-                update={"path": str(folder), "fingerprint": fingerprint(folder, _FILES), "revision": None}
+                update={"path": str(folder), "fingerprint": fingerprint(folder, MODEL_FILES), "revision": None}
             )
         if not self.hub_id:
             raise SpecError("lm.path and lm.hub_id are both null, but lm 'hf' needs a model; set one of them")

@@ -1,0 +1,259 @@
+"""From what a user typed to a typed pipeline. Hydra composes, pydantic judges, and every mistake is told here,
+before any work, in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from artifacts.store import Store
+from tasks.capture import CaptureSpec
+from tasks.clients.base import Client
+from tasks.corpora.base import Corpus
+from tasks.evaluate import EvaluateSpec
+from tasks.explainers.base import Explainer
+from tasks.kinds import decode, kinds, validated
+from tasks.lm.hookpoints import Hookpoint
+from tasks.lms.base import LMSpec
+from tasks.mine import MineSpec
+from tasks.norms.base import Norm
+from tasks.report import ReportSpec
+from tasks.saes.base import SAESpec
+from tasks.scorers.base import Scorer
+from tasks.spec import Runtime, SpecError
+from tasks.train import TrainSpec
+
+GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
+
+
+class Place(BaseModel):
+    """Where artifacts lie. Never enters a key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = "local"
+    root: str = "saint-store"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All that a run is: specs of every stage, and where and how to run them."""
+
+    corpus: Corpus
+    lm: LMSpec
+    norm: Norm
+    sae: SAESpec
+    explainer: Explainer
+    client: Client | None
+    scorers: tuple[Scorer, ...]
+    hookpoints: tuple[str, ...]
+    capture: CaptureSpec
+    train: TrainSpec
+    evaluate: EvaluateSpec
+    mine: MineSpec
+    explain: dict[str, Any]
+    score: dict[str, Any]
+    report: ReportSpec
+    runtime: Runtime
+    backend: Place
+    plain: dict[str, Any]
+    """The resolved configuration that all of it was read from; JSON."""
+
+    @cached_property
+    def store(self) -> Store:
+        """The store that artifacts go to."""
+        if self.backend.kind != "local":
+            raise SpecError(f"backend.kind = {self.backend.kind!r}, but there is local; use it")
+        return Store.at(self.backend.root)
+
+
+def load(overrides: Sequence[str]) -> Pipeline:
+    """The pipeline for some overrides, as typed after ``saint run``. Raises ``SpecError``."""
+    return pipeline(composed(overrides))
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration as plain data. Raises ``SpecError`` for what Hydra cannot make sense of."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_module("conf", version_base="1.3")
+    try:
+        return plain(compose("config", overrides=[in_grammar(o) for o in overrides]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(_explained(error, overrides)) from None
+
+
+def in_grammar(override: str) -> str:
+    """An override with the characters in paths and globs quoted that Hydra's grammar keeps for itself."""
+    name, sign, value = override.partition("=")
+    if sign and name.endswith(("path", "root", "url")) and value and value[0] not in "'\"[{" and value != "null":
+        return f"{name}='{value}'"
+    return override
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A Hydra configuration as plain data. Raises ``SpecError`` for a value that is still to be given."""
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise SpecError(f"{missing[0]} is not set, but this configuration needs it; add {missing[0]}=...")
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return {str(name): value for name, value in found.items()}
+
+
+def pipeline(config: Mapping[str, Any]) -> Pipeline:
+    """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
+    nouns = {
+        name: None
+        if name == "client" and config[name].get("kind") == "none"
+        else decode(f"tasks.{package}", config[name], name).pinned()
+        for name, package in GROUPS.items()
+    }
+    capture = dict(config["capture"])
+    hookpoints = _hookpoints(capture.pop("hookpoints", None))
+    runtime = validated(Runtime, config["runtime"], "runtime")
+    found = Pipeline(
+        **nouns,
+        scorers=_scorers(config["scorers"]),
+        hookpoints=hookpoints,
+        capture=validated(CaptureSpec, {**capture, "hookpoint": hookpoints[0]}, "capture"),
+        train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
+        evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
+        mine=validated(MineSpec, config["mine"], "mine"),
+        explain=dict(config["explain"]),
+        score=dict(config["score"]),
+        report=validated(ReportSpec, config["report"] or {}, "report"),
+        runtime=runtime,
+        backend=validated(Place, config["backend"], "backend"),
+        plain=dict(config),
+    )
+    _check(found)
+    return found
+
+
+def _hookpoints(value: Any) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else list(value or [])
+    if not names:
+        raise SpecError("capture.hookpoints = [], but an SAE needs one; use [layers.1]")
+    if len(set(names)) < len(names):
+        raise SpecError(f"capture.hookpoints = {names}, but it names one twice; name each once")
+    return tuple(str(Hookpoint.parse(name, "capture.hookpoints")) for name in names)
+
+
+def _scorers(value: Any) -> tuple[Scorer, ...]:
+    """Scorers by name (with the fields of ``conf/scorer/<name>.yaml``) or as mappings with a ``kind``."""
+    found = []
+    for item in [value] if isinstance(value, (str, Mapping)) else list(value or []):
+        fields = item if isinstance(item, Mapping) else {"kind": item}
+        found.append(decode("tasks.scorers", {**_file("scorer", str(fields.get("kind"))), **fields}, "scorers"))
+    return tuple(found)
+
+
+def _file(group: str, name: str) -> dict[str, Any]:
+    from importlib.resources import files
+
+    from omegaconf import OmegaConf
+
+    path = files("conf") / group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    found = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+    return found if isinstance(found, dict) else {}  # type: ignore[return-value]
+
+
+def _check(p: Pipeline) -> None:
+    """What no spec can see alone."""
+    facts = p.lm.facts()
+    if facts is not None:
+        for hookpoint in p.hookpoints:
+            Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
+        p.sae.check(facts.d_model)
+        if facts.context_length and p.capture.context_tokens > facts.context_length:
+            raise SpecError(
+                f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "
+                f"{facts.context_length}; use {facts.context_length}"
+            )
+    if p.client is None and p.explainer.NEEDS_CLIENT:
+        raise SpecError(
+            f"explainer = {p.plain['explainer']['kind']!r}, but it asks an LLM and client is none; "
+            "use client=anthropic_batch, or explainer=lexical"
+        )
+    if p.client is not None:
+        p.client.check(p.runtime)
+    p.store.backend.check_writable() if _exists(p.backend.root) else _check_parent(p.backend.root)
+
+
+def _exists(root: str) -> bool:
+    from pathlib import Path
+
+    return Path(root).expanduser().exists()
+
+
+def _check_parent(root: str) -> None:
+    """Whether a store could be made there, without making it: a plan writes nothing."""
+    import os
+    from pathlib import Path
+
+    parent = Path(root).expanduser().absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise SpecError(
+            f"backend.root = {root!r}, but {parent} cannot be written; choose another folder with backend.root=..."
+        )
+
+
+def _explained(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's complaint in our grammar."""
+    text = str(error).strip()
+    if found := re.search(r"Could not override '([^']+)'", text):
+        path = found[1]
+        near = _near(path)
+        typed = next((o for o in overrides if o.lstrip("+~").startswith(path)), path)
+        hint = f"did you mean {near}?" if near else "see saint run --cfg job for all there is"
+        return f"{typed}, but there is no {path} in the configuration; {hint}"
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+        group, name = found[1], found[2]
+        options = kinds(f"tasks.{GROUPS[group]}") if group in GROUPS else []
+        with suppress(OSError):
+            options = _options(group)
+        folder = f"tasks/{GROUPS.get(group, group)}"
+        return (
+            f"{group} = {name!r}, but conf/{group}/ has {', '.join(options)}; "
+            f"use one of them, or add {folder}/{name}.py and conf/{group}/{name}.yaml"
+        )
+    first = text.splitlines()[0] if text else type(error).__name__
+    bad = next((o for o in overrides if o and o in text), None) or " ".join(overrides)
+    return f"{bad}, but it is no override that can be read ({first}); write name=value, and quote what has commas or spaces"
+
+
+def _options(group: str) -> list[str]:
+    from importlib.resources import files
+
+    return sorted(p.name.removesuffix(".yaml") for p in (files("conf") / group).iterdir() if p.name.endswith(".yaml"))
+
+
+def _near(path: str) -> str:
+    names: list[str] = []
+
+    def walk(value: Any, at: str) -> None:
+        for name, inner in value.items() if isinstance(value, Mapping) else ():
+            names.append(f"{at}{name}")
+            walk(inner, f"{at}{name}.")
+
+    walk(composed([]), "")
+    found = difflib.get_close_matches(path, names, 1, 0.6)
+    return found[0] if found else ""
