@@ -1,0 +1,59 @@
+"""Records of runs: ``<store>/runs/<id>.json``, what was asked, what was made and what was found. Written as a run goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from artifacts.store import Store
+from flows.config import Pipeline
+from flows.realise import LaneRecord
+from flows.recipes import Wanted
+
+FOLDER = "runs"
+
+
+class RunRecord:
+    """The record of one run. Rewritten whole after every lane, so that a killed run tells how far it came."""
+
+    def __init__(self, p: Pipeline, wanted: Wanted, overrides: list[str]) -> None:
+        self.id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
+        self.path = p.store.backend.work(FOLDER) / f"{self.id}.json"
+        self.lanes: list[dict[str, Any]] = []
+        self.begun = time.monotonic()
+        self.body: dict[str, Any] = {
+            "id": self.id,
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "overrides": overrides,
+            "config": p.plain,
+            "wanted": {h: {n: f"{r.stage.name}/{r.key}" for n, r in named.items()} for h, named in wanted.named.items()},
+            "artifacts": [f"{r.stage.name}/{r.key}" for r in wanted.all()],
+        }
+        self.save("running")
+
+    def finished(self, lane: LaneRecord) -> None:
+        """A lane has come to its end."""
+        body = asdict(lane)
+        for name in ("made", "hits"):
+            body[name] = [f"{a['stage']}/{a['key']}" for a in body[name]]
+        self.lanes.append(body)
+        self.save("running")
+
+    def save(self, status: str, error: str | None = None) -> None:
+        """Write the record: ``running``, ``done``, ``failed`` or ``interrupted``."""
+        seconds = round(time.monotonic() - self.begun, 1)
+        text = json.dumps({**self.body, "status": status, "error": error, "seconds": seconds, "lanes": self.lanes}, indent=1)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(text)
+        os.replace(draft, self.path)
+
+
+def recorded(store: Store) -> list[dict[str, Any]]:
+    """All run records, the oldest first."""
+    folder = Path(store.backend.folder(FOLDER))
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder.exists() else []
