@@ -195,12 +195,13 @@ class Journal:
     def _create(self, path: str, lines: Iterable[str]) -> bool:
         """Write a file that appears whole, on disk, or not at all; False when it exists already."""
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _sync_folder(self.root)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             with open(draft, "x", encoding="utf-8") as file:
-                for line in lines:
-                    file.write(line + "\n")
+                file.writelines(line + "\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
             os.link(draft, target)
@@ -208,11 +209,7 @@ class Journal:
             return False
         finally:
             draft.unlink(missing_ok=True)
-        handle = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync_folder(target.parent)
         return True
 
     def _sweep(self) -> None:
@@ -220,6 +217,14 @@ class Journal:
             with suppress(OSError):
                 if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
                     draft.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _now() -> str:

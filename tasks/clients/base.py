@@ -54,7 +54,7 @@ class Reply:
     """Of the request and the client's spec; see ``Client.digest``."""
 
     status: str
-    """``ok``, ``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``."""
+    """``ok``, ``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``."""
 
     text: str = ""
     usage: Usage = field(default_factory=Usage)
@@ -84,10 +84,11 @@ class Client(Spec):
         raise NotImplementedError
 
     def answer(
-        self, requests: list[Request], journal: Journal, runtime: Runtime, progress: Progress
+        self, requests: Iterable[Request], journal: Journal, runtime: Runtime, progress: Progress
     ) -> Iterator[Reply]:
-        """A reply for each request, in any order; see the digest for which. Journals before it waits.
+        """One reply for each different request, in any order; see the digest for which. Journals before it waits.
 
-        Raises ``ClientError`` when the API cannot be used at all, or ``max_usd`` would be passed.
+        ``requests`` is a list, or anything else that can be gone through more than once: of many requests only the
+        digests are kept. Raises ``ClientError`` when the API cannot be used at all, or ``max_usd`` would be passed.
         """
         raise NotImplementedError

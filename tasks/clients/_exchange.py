@@ -1,0 +1,294 @@
+"""One exchange with the message-batches API: which requests go out, which batches are waited for, what comes back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from artifacts.journal import Entry
+from tasks.clients._batches_api import BatchesAPI, Cut, Unacknowledged, Unreachable, scrubbed
+from tasks.clients._results import missing_record, record_of, reply_of
+from tasks.clients.base import ClientError, Reply, Request
+from tasks.prices import retirement
+
+if TYPE_CHECKING:
+    from artifacts.journal import Journal
+    from tasks.clients.anthropic_batch import AnthropicBatch
+    from tasks.progress import Bar, Progress
+    from tasks.spec import Runtime
+
+MOST_BYTES = 240_000_000
+"""Size of a batch; the API takes 256 MB."""
+
+ROUNDS = 3
+"""Times that a request is sent when it expires, is canceled, or fails on the API's side. Such failures cost nothing."""
+
+FETCHES = 5
+SETTLE_SECONDS = 2.0
+"""Time given to a batch whose acknowledgement was lost to appear in the API's list, and between two fetches."""
+
+PATIENCE_SECONDS = 3600.0
+"""How long a wait goes on when the API cannot be reached at all."""
+
+KEPT = timedelta(days=29)
+"""How long the API keeps results."""
+
+
+class Exchange:
+    """One call of ``answer``."""
+
+    def __init__(
+        self, client: AnthropicBatch, requests: Iterable[Request], journal: Journal, runtime: Runtime,
+        progress: Progress, bar: Bar,
+    ) -> None:  # fmt: skip
+        self.client, self.requests, self.journal, self.runtime = client, requests, journal, runtime
+        self.progress, self.bar = progress, bar
+        self.open: set[str] = set()
+        self.times_sent: dict[str, int] = {}
+        self.failed: dict[str, Reply] = {}
+        self.mine: set[str] = set()
+        self.usd = 0.0
+        self.warned: set[str] = set()
+        self.unacknowledged = 0
+
+    def replies(self, asked: list[str]) -> Iterator[Reply]:
+        """All replies: those in the journal first, then what the API gives."""
+        self.open = set(asked)
+        yield from self._known(self.journal.lookup(self.open).answered)
+        if not self.open:
+            return
+        self.client.check(self.runtime)
+        self.api = BatchesAPI(self.runtime.base_url)
+        self._warn_of_model_and_host()
+        while self.open:
+            with self.journal.sending(lambda: self.progress.note("another process is sending requests; waiting for it")):
+                found = self.journal.lookup(self.open)
+                doubtful = {e.id: (e, c) for e in found.unknown if (c := self._candidates(e)) is not None}
+                covered = {d for e in [*found.in_flight, *(e for e, _ in doubtful.values())] for d in e.digests}
+                rest = self.open - covered - found.answered.keys()
+                given_up = {digest for digest in rest if self.times_sent.get(digest, 0) >= ROUNDS}
+                sent = self._send(rest - given_up, len(asked))
+            yield from self._known(found.answered)
+            for digest in given_up:
+                yield self._handed(self.failed.get(digest) or Reply(digest, "missing", detail="its results are gone"))
+            yield from self._awaited([*found.in_flight, *sent], doubtful)
+
+    def _known(self, answered: dict[str, str]) -> Iterator[Reply]:
+        """Answers that the journal holds already."""
+        for id in dict.fromkeys(answered.values()):
+            for record in self.journal.replies(id):
+                if record["final"] and answered.get(record["digest"]) == id and record["digest"] in self.open:
+                    yield self._handed(reply_of(record, reused=True))
+
+    def _handed(self, reply: Reply) -> Reply:
+        self.open.discard(reply.digest)
+        self.usd += 0.0 if reply.reused else reply.usage.usd or 0.0
+        self.bar.advance(1, usd=round(self.usd, 4))
+        return reply
+
+    # sending
+
+    def _send(self, digests: set[str], n_asked: int) -> list[Entry]:
+        """Send some requests in as few batches as will hold them. Raises ``ClientError`` before it would cost too much."""
+        if not digests:
+            return []
+        self._hold_to_limit(digests, n_asked)
+        marker = self.api.newest()
+        sent, chunk, size = [], {}, 0
+        for request in self.requests:
+            digest = self.client.digest(request)
+            if digest not in digests or digest in chunk:
+                continue
+            params = self.client.params(request)
+            n_bytes = len(json.dumps(params, ensure_ascii=False).encode()) + 100
+            if chunk and (len(chunk) == self.client.batch_requests or size + n_bytes > MOST_BYTES):
+                sent += self._create(chunk, marker)
+                digests, chunk, size = digests - chunk.keys(), {}, 0
+                if digest not in digests:
+                    continue
+            chunk[digest] = params
+            size += n_bytes
+        return sent + (self._create(chunk, marker) if chunk else [])
+
+    def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
+        left = set(digests)
+
+        def each() -> Iterator[Request]:
+            for request in self.requests:
+                if (digest := self.client.digest(request)) in left:
+                    left.discard(digest)
+                    yield request
+
+        most = self.client.estimate(each())
+        assert most.usd is not None  # check() saw to it
+        spent, limit = self.journal.spent_usd, self.runtime.max_usd
+        self.progress.note(
+            f"{len(digests):,} of {n_asked:,} requests go to {self.client.model}: about {most.input_tokens:,} tokens in, "
+            f"at most {most.output_tokens:,} out, at most ${most.usd:.4f}; spent so far ${spent:.4f}, limit ${limit:g}"
+        )
+        if spent + most.usd > limit:
+            raise ClientError(
+                f"runtime.max_usd = {limit:g}, but {len(digests):,} requests to {self.client.model} may cost "
+                f"${most.usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={spent + most.usd:.2f} or more, "
+                "or ask about fewer latents"
+            )
+
+    def _create(self, chunk: dict[str, dict[str, Any]], marker: str | None) -> list[Entry]:
+        client = {"kind": self.client.kind, "model": self.client.model, "host": self.api.host, "after": marker}
+        entry = self.journal.intend(client, chunk, name=lambda id, digest: f"{digest[:40]}-{id[-12:]}")
+        self.mine.add(entry.id)
+        try:
+            batch = self.api.create([{"custom_id": id, "params": chunk[digest]} for id, digest in entry.requests.items()])
+        except Unacknowledged as error:
+            self.unacknowledged += 1
+            if self.unacknowledged >= ROUNDS:
+                raise
+            self.progress.note(str(error))
+            return []  # the next round looks for it among the API's batches
+        except ClientError as error:
+            self.journal.void(entry, str(error))
+            raise
+        self.journal.sent(entry, batch)
+        for digest in chunk:
+            self.times_sent[digest] = self.times_sent.get(digest, 0) + 1
+        return [Entry(entry.id, entry.client, entry.requests, entry.when, batch)]
+
+    # lost acknowledgements
+
+    def _candidates(self, entry: Entry) -> set[str] | None:
+        """Batches that may be the one of an intent whose acknowledgement was lost; None when there is none."""
+        known = self.journal.batches()
+        n = len(entry.requests)
+        for last in (False, True):
+            found = {
+                batch.id
+                for batch in self.api.newer_than(entry.client.get("after"))
+                if batch.id not in known and (batch.total == n if batch.ended else batch.processing <= n)
+            }
+            if found or last:
+                break
+            time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
+        if found:
+            return found
+        self.journal.void(entry, "the API has no batch that could be it")
+        return None
+
+    def _settle(self, entry: Entry, candidates: set[str]) -> bool:
+        """Look into candidates that have ended; True once it is known which one, or that none, is ours."""
+        for id in sorted(candidates):
+            batch = self.api.retrieve(id)
+            if batch is not None and not batch.ended:
+                continue
+            if batch is not None and not batch.archived and self._answers(id, entry):
+                self.journal.sent(entry, id)
+                self.progress.note(f"found batch {id}, whose acknowledgement was lost: {len(entry.requests)} requests")
+                return True
+            candidates.discard(id)
+        if not candidates:
+            self.journal.void(entry, "none of the API's batches of that time is it")
+        return not candidates
+
+    def _answers(self, id: str, entry: Entry) -> bool:
+        """Whether a batch that has ended is the one of an entry. Its custom ids, which name the entry, tell."""
+        for _ in range(FETCHES):
+            results = self.api.results(id)
+            try:
+                return any(line.get("custom_id") in entry.requests for line in results)
+            except Cut:
+                time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
+            finally:
+                results.close()
+        raise ClientError(f"batch {id} may be ours, but its results break off {FETCHES} times; give the same command later")
+
+    # waiting and fetching
+
+    def _awaited(self, waiting: list[Entry], doubtful: dict[str, tuple[Entry, set[str]]]) -> Iterator[Reply]:
+        """Replies of batches as they end. Returns early when it turns out what became of a doubtful one."""
+        pause, reached = min(1.0, self.runtime.poll_seconds), time.monotonic()
+        while waiting or doubtful:
+            try:
+                for entry in list(waiting):
+                    if self.journal.has_replies(entry) or self._fetched(entry):
+                        waiting.remove(entry)
+                        yield from self._fresh(entry)
+                if any([self._settle(entry, candidates) for entry, candidates in doubtful.values()]):
+                    return  # what is still waited for is found again by the next look into the journal
+                reached = time.monotonic()
+            except Unreachable as error:
+                if time.monotonic() - reached > PATIENCE_SECONDS:
+                    raise
+                self.progress.note(str(error))
+            if waiting or doubtful:
+                time.sleep(pause)
+                pause = min(2 * pause, self.runtime.poll_seconds)
+
+    def _fetched(self, entry: Entry) -> bool:
+        """Whether an entry's results are in the journal by now, or it is known that there are none."""
+        assert entry.batch is not None
+        batch = self.api.retrieve(entry.batch)
+        if batch is None or batch.archived:
+            if batch is None and datetime.now(UTC) - entry.when < KEPT:
+                raise ClientError(
+                    f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not know it; "
+                    "use the key and address that sent it"
+                )
+            self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")
+            self.journal.void(entry, "its results are no longer kept")
+            return True
+        self.bar.advance(0, processing=batch.processing)
+        if not batch.ended:
+            return False
+        for left in reversed(range(FETCHES)):
+            try:
+                self.journal.replied(entry, self._records(entry, forgiving=left == 0))
+            except Cut as error:
+                if left == 0:
+                    raise ClientError(f"{error}, {FETCHES} times; they stay paid for: give the same command later") from None
+                time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
+                continue
+            return True
+        raise AssertionError("the last fetch returns or raises")
+
+    def _records(self, entry: Entry, forgiving: bool) -> Iterator[dict[str, Any]]:
+        """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``."""
+        assert entry.batch is not None
+        left = dict(entry.requests)
+        for result in self.api.results(entry.batch):
+            id = result.get("custom_id")
+            digest = left.pop(id, None) if isinstance(id, str) else None
+            if digest is None:
+                known = "twice" if id in entry.requests else "but nobody asked that"
+                self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(str(id))} {known}; ignored")
+                continue
+            yield record_of(digest, result.get("result"), self.client.price, scrubbed)
+        if left and not forgiving:
+            raise Cut(f"the results of batch {entry.batch} lack {len(left)} of {len(entry.requests)} requests")
+        yield from (missing_record(digest) for digest in left.values())
+
+    def _fresh(self, entry: Entry) -> Iterator[Reply]:
+        """The answers of an entry that was just fetched; what failed without cost stays open."""
+        if not self.journal.has_replies(entry):
+            return
+        if entry.id in self.mine:
+            self.journal.pay(sum(record["usd"] or 0.0 for record in self.journal.replies(entry.id)))
+        for record in self.journal.replies(entry.id):
+            reply = reply_of(record, reused=entry.id not in self.mine)
+            if reply.digest in self.open:
+                if record["final"]:
+                    yield self._handed(reply)
+                else:
+                    self.failed[reply.digest] = reply
+
+    def _warn(self, key: str, text: str) -> None:
+        if key not in self.warned:
+            self.warned.add(key)
+            self.progress.note(text)
+
+    def _warn_of_model_and_host(self) -> None:
+        if warning := retirement(self.client.model):
+            self.progress.note(warning)
+        if not self.api.host.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+            self.progress.note(f"{self.api.host} is not encrypted, but the key and the corpus go through it; use https")
