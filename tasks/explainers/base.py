@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -34,6 +35,9 @@ class Window:
 
     peak: int
     """Index in ``tokens`` of the strongest (or, for a negative, the central) token."""
+
+    starts_context: bool = False
+    """Whether the first token is also the first of its context."""
 
     @property
     def activating(self) -> bool:
@@ -75,7 +79,8 @@ class Explanation:
 
     latent: int
     status: str
-    """``ok``, or a failure that is data: ``refused``, ``unparsable``, ``errored``, ``expired``, ``too_few_examples``."""
+    """``ok``, or a failure that is data: ``too_few_examples``, ``unparsable``, or the status of a reply that is not
+    ``ok`` (``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``)."""
 
     label: str = ""
     """One readable line; empty unless ``ok``."""
@@ -84,7 +89,7 @@ class Explanation:
     """The explainer's own, 0 to 1, where it states one."""
 
     predicate: dict[str, Any] | None = None
-    """An executable rule, for explainers that give one; ``tasks.explainers.predicates`` runs it."""
+    """An executable rule, for explainers that give one; ``tasks.predicates`` runs it."""
 
     evidence: dict[str, Any] = field(default_factory=dict)
     """What led to it, as JSON: terms with log-odds, promoted tokens."""
@@ -102,3 +107,15 @@ class Explainer(Spec):
     def read(self, replies: list[Reply], examples: LatentExamples) -> Explanation:
         """The explanation that some replies (in the order of ``requests``) give."""
         raise NotImplementedError
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """A text that came from outside as one printable line: no control characters, terminal escapes or bidi marks."""
+    kept = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
+
+
+def printable(text: str) -> str:
+    """A text that can be sent as UTF-8: lone halves of surrogate pairs become question marks."""
+    return text.encode("utf-8", "replace").decode()
