@@ -5,7 +5,7 @@ string ``<what>:<text>``, drawn from the window's text alone, never from its act
 
 =============  =========================================================================================
 ``word``       a word, case folded (letters, digits and underscores)
-``token``      a token of the model, exactly, where it is only part of a word
+``token``      a token of the model, exactly, white space included, where it is only part of a word
 ``bigram``     two neighbouring words, or a word and a mark
 ``class``      ``number``, ``capitalised``, ``all capitals``, ``snake_case``, or a mark such as ``(``
 ``ending``     words of at least 5 letters that end so (``-ing``)
@@ -16,7 +16,8 @@ string ``<what>:<text>``, drawn from the window's text alone, never from its act
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tasks.explainers.base import Window
@@ -36,19 +37,24 @@ class Place(NamedTuple):
     end: int
 
 
-def pieces(window: Window) -> list[Place]:
-    """The words and marks of a window, in order."""
-    return [Place(m[0], m.start(), m.end()) for m in _PIECE.finditer(window.text)]
+def pieces(text: str) -> list[Place]:
+    """The words and marks of a text, in order."""
+    return [Place(m[0], m.start(), m.end()) for m in _PIECE.finditer(text)]
 
 
 def terms(window: Window) -> frozenset[str]:
     """All terms that hold somewhere in a window."""
+    return _terms(window.tokens, window.starts_context)
+
+
+@lru_cache(1 << 15)  # non-activating windows come from one pool, so most are asked about by many latents
+def _terms(tokens: tuple[str, ...], starts_context: bool) -> frozenset[str]:
     found: set[str] = set()
-    places = pieces(window)
-    for i, place in enumerate(places):
+    places = pieces("".join(tokens))
+    for i in range(len(places)):
         found.update(terms_at(places, i))
-    found.update(f"token:{token}" for token in window.tokens if is_part(token))
-    if window.starts_context:
+    found.update(f"token:{tokens[i]}" for i in range(len(tokens)) if is_part(tokens, i))
+    if starts_context:
         found.add(START)
     return frozenset(found)
 
@@ -76,9 +82,14 @@ def terms_at(places: list[Place], i: int) -> list[str]:
     return found
 
 
-def is_part(token: str) -> bool:
-    """Whether a token cannot be told from the words of the text: it does not begin one."""
-    return len(token.strip()) > 1 and token[0].isalnum()
+def is_part(tokens: Sequence[str], i: int) -> bool:
+    """Whether the i-th token is only part of a word, so that the words of the text do not tell it."""
+    token = tokens[i]
+    if not token or not token[-1].isalnum():
+        return False
+    begins = not token[0].isalnum() or i == 0 or not tokens[i - 1][-1:].isalnum()
+    ends = i + 1 == len(tokens) or not tokens[i + 1][:1].isalnum()
+    return not (begins and ends)
 
 
 def piece_at(window: Window, places: list[Place]) -> int | None:
@@ -106,7 +117,7 @@ def in_words(wanted: Iterable[str]) -> str:
         if kind in ("word", "bigram"):
             said += quoted
         elif kind == "token":
-            said += [f"\u201c\u2026{text}\u201d" for text in texts]
+            said += [f"\u201c{text.strip()}\u2026\u201d" if text[0] == " " else f"\u201c\u2026{text}\u2026\u201d" for text in texts]
         elif kind == "ending":
             said += [f"words in -{text}" for text in texts]
         elif kind == "start":

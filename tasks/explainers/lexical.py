@@ -107,16 +107,15 @@ def _at_peaks(windows: Sequence[Window]) -> Counter[str]:
     """Terms at the peak, and words up to three before it, counted over windows."""
     found: Counter[str] = Counter()
     for window in windows:
-        places = pieces(window)
+        places = pieces(window.text)
         here: set[str] = set()
         i = piece_at(window, places)
         if i is not None:
             here.update(terms_at(places, i))
             for j in range(max(0, i - 3), i):
                 here.update(t for t in terms_at(places, j) if not t.startswith("ending:"))
-        token = window.tokens[window.peak]
-        if is_part(token):
-            here.add(f"token:{token}")
+        if is_part(window.tokens, window.peak):
+            here.add(f"token:{window.tokens[window.peak]}")
         if window.starts_context and window.peak < 3:
             here.add(START)
         found.update(here)
