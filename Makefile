@@ -1,0 +1,36 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13 and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check install clean
+
+demo: $(VENV)/installed
+	$(BIN)/saint run
+	@echo
+	@echo "The report is the file named above; open it in a browser. Once more, and all of it is found: $(BIN)/saint run"
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+# Constraints give the versions that the tests were run with; torch is installed first, so that no other package's
+# open range makes pip choose a larger build.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) saint-store
