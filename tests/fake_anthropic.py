@@ -50,7 +50,10 @@ def succeeded(text: Any, stop: str = "end_turn", thinking: bool = False, usage: 
 
 def errored(kind: str = "invalid_request_error") -> dict:
     """A result: an error, which costs nothing."""
-    return {"type": "errored", "error": {"type": "error", "error": {"type": kind, "message": "told to"}, "request_id": "r"}}
+    return {
+        "type": "errored",
+        "error": {"type": "error", "error": {"type": kind, "message": "told to"}, "request_id": "r"},
+    }
 
 
 EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}

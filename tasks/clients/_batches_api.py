@@ -68,7 +68,9 @@ class BatchesAPI:
                 base_url=base_url, max_retries=0, http_client=anthropic.DefaultHttpxClient(follow_redirects=False)
             )
         except anthropic.AnthropicError as error:
-            raise ClientError(f"client: the SDK found no usable credentials ({scrubbed(str(error))}); mend them") from None
+            raise ClientError(
+                f"client: the SDK found no usable credentials ({scrubbed(str(error))}); mend them"
+            ) from None
         self.host = str(self._client.base_url)
 
     @property
@@ -152,7 +154,9 @@ class BatchesAPI:
                     ) from None
             except anthropic.APIResponseValidationError as error:
                 kind = Unacknowledged if posts else ClientError
-                raise kind(f"{self.host} does not answer like the API ({scrubbed(str(error))}); check the address") from None
+                raise kind(
+                    f"{self.host} does not answer like the API ({scrubbed(str(error))}); check the address"
+                ) from None
             except anthropic.APIStatusError as error:
                 reason = f"{error.status_code} {error.type or ''} {error.api_message or ''}".strip()
                 if error.status_code not in PASSING:
@@ -166,7 +170,9 @@ class BatchesAPI:
             except TypeError as error:  # how the SDK says that it has no key
                 if "authentication" not in str(error):
                     raise
-                raise ClientError(f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key") from None
+                raise ClientError(
+                    f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key"
+                ) from None
             if tried < TRIES:
                 self._sleep(min(wait, LONGEST_WAIT_SECONDS))
         raise Unreachable(
@@ -178,7 +184,9 @@ class BatchesAPI:
         if status == 404:
             return _NotFound(f"{self.host} knows no such thing ({reason}); check the address and the key's workspace")
         if 300 <= status < 400:
-            return ClientError(f"{self.host} sends us elsewhere ({reason}), but the key goes to one host; set that address")
+            return ClientError(
+                f"{self.host} sends us elsewhere ({reason}), but the key goes to one host; set that address"
+            )
         what = {401: "set a valid key", 402: "pay the bill or raise the spend limit", 403: "ask for access"}
         return ClientError(f"{self.host} refused ({reason}); {what.get(status, 'mend the request')}")
 

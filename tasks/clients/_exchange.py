@@ -64,7 +64,9 @@ class Exchange:
         self.api = BatchesAPI(self.runtime.base_url)
         self._warn_of_model_and_host()
         while self.open:
-            with self.journal.sending(lambda: self.progress.note("another process is sending requests; waiting for it")):
+            with self.journal.sending(
+                lambda: self.progress.note("another process is sending requests; waiting for it")
+            ):
                 found = self.journal.lookup(self.open)
                 doubtful = {e.id: (e, c) for e in found.unknown if (c := self._candidates(e)) is not None}
                 covered = {d for e in [*found.in_flight, *(e for e, _ in doubtful.values())] for d in e.digests}
@@ -141,7 +143,9 @@ class Exchange:
         entry = self.journal.intend(client, chunk, name=lambda id, digest: f"{digest[:40]}-{id[-12:]}")
         self.mine.add(entry.id)
         try:
-            batch = self.api.create([{"custom_id": id, "params": chunk[digest]} for id, digest in entry.requests.items()])
+            batch = self.api.create(
+                [{"custom_id": id, "params": chunk[digest]} for id, digest in entry.requests.items()]
+            )
         except Unacknowledged as error:
             self.unacknowledged += 1
             if self.unacknowledged >= ROUNDS:
@@ -201,7 +205,9 @@ class Exchange:
                 time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
             finally:
                 results.close()
-        raise ClientError(f"batch {id} may be ours, but its results break off {FETCHES} times; give the same command later")
+        raise ClientError(
+            f"batch {id} may be ours, but its results break off {FETCHES} times; give the same command later"
+        )
 
     # waiting and fetching
 
@@ -246,7 +252,9 @@ class Exchange:
                 self.journal.replied(entry, self._records(entry, forgiving=left == 0))
             except Cut as error:
                 if left == 0:
-                    raise ClientError(f"{error}, {FETCHES} times; they stay paid for: give the same command later") from None
+                    raise ClientError(
+                        f"{error}, {FETCHES} times; they stay paid for: give the same command later"
+                    ) from None
                 time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
                 continue
             return True

@@ -79,7 +79,9 @@ class AnthropicBatch(Client):
                 "set client.price_input and client.price_output (US dollars per million tokens)"
             )
         if importlib.util.find_spec("anthropic") is None:
-            raise SpecError("client = 'anthropic_batch', but the package anthropic is not installed; pip install anthropic")
+            raise SpecError(
+                "client = 'anthropic_batch', but the package anthropic is not installed; pip install anthropic"
+            )
         if os.environ.get("ANTHROPIC_API_KEY"):
             return
         try:

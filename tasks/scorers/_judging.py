@@ -6,6 +6,7 @@ the blind control, differ in nothing else. Draws come from generators of their o
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from random import Random
@@ -121,7 +122,7 @@ def packed(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """Consecutive parts of nearly equal length, none longer than ``size``."""
     n_parts = -(-len(items) // size)
     bounds = [len(items) * i // n_parts for i in range(n_parts + 1)] if n_parts else []
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [items[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def answers_in(reply: Reply, n: int) -> list[bool] | None:

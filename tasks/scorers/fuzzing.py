@@ -1,7 +1,7 @@
 """Fuzzing: does the explanation tell where in a passage the latent is active?
 
-The measure of Paulo et al. (2410.13928, section 4), with a difference: marks on non-activating windows repeat the marks of an
-activating one, same number and same places, so that neither count nor position gives the answer away.
+The measure of Paulo et al. (2410.13928, section 4), with a difference: marks on non-activating windows repeat the
+marks of an activating one, same number and same places, so that neither count nor position gives the answer away.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ class Fuzzing(Judged):
     SYSTEM: ClassVar[str] = SYSTEM
 
     def show(self, windows: Sequence[Window], examples: LatentExamples, seed: int) -> list[Any]:
-        return [
-            with_marks(window, marks) for window, marks in zip(windows, self.marks(windows, examples.latent, seed), strict=True)
-        ]
+        marks = self.marks(windows, examples.latent, seed)
+        return [with_marks(window, places) for window, places in zip(windows, marks, strict=True)]
 
     def marks(self, windows: Sequence[Window], latent: int, seed: int) -> list[frozenset[int]]:
         """The tokens to mark in each window."""

@@ -1,0 +1,167 @@
+"""What explaining and scoring share: which latents, all questions put at once, one latent's trouble kept to itself."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from artifacts.errors import ArtifactError
+from tasks.clients.base import Client, ClientError, Reply, Request
+from tasks.lazy import pa, pq
+from tasks.spec import SpecError
+
+if TYPE_CHECKING:
+    from tasks.stage import Job
+
+T = TypeVar("T")
+
+_ROWS = 2000
+"""Rows gathered before they are written."""
+
+
+def parsed_latents(latents: Any, where: str = "explain.latents") -> str | tuple[int, ...]:
+    """A choice of latents in its one spelling: ``all``, ``first:past``, or ascending numbers. Raises ``SpecError``."""
+    if isinstance(latents, int) and not isinstance(latents, bool):
+        latents = [latents]
+    if isinstance(latents, str):
+        text = latents.replace(" ", "")
+        if text == "all" or (re.fullmatch(r"\d*:\d*", text) and text != ":"):
+            return text
+        raise SpecError(
+            f"{where} = {latents!r}, but a choice of latents is all, a range such as 0:100 (the last is left out), "
+            "or a list such as [3,17]; write one of these"
+        )
+    numbers = list(latents) if isinstance(latents, (list, tuple)) else [None]
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
+        raise SpecError(f"{where} = {latents!r}, but a list of latents holds numbers from 0 up; write it as in [3,17]")
+    return tuple(sorted(set(numbers)))
+
+
+def selected(latents: str | Sequence[int], n_latents: int, where: str = "explain.latents") -> range | list[int]:
+    """The latents chosen, ascending. Raises ``SpecError`` when the SAE does not have them."""
+    if latents == "all":
+        return range(n_latents)
+    if isinstance(latents, str):
+        first, past = latents.split(":")
+        found = range(n_latents)[int(first or 0) : int(past or n_latents)]
+        if not found:
+            raise SpecError(
+                f"{where} = {latents!r}, but the SAE has latents 0 to {n_latents - 1}; use a range within 0:{n_latents}"
+            )
+        return found
+    if latents and max(latents) >= n_latents:
+        raise SpecError(
+            f"{where} = {list(latents)}, but the SAE has latents 0 to {n_latents - 1}; leave out {max(latents)}"
+        )
+    return list(latents)
+
+
+class Questions(Iterable[Request]):
+    """Requests that are made anew each time they are gone through, so that they need not be held."""
+
+    def __init__(self, make: Callable[[], Iterator[Request]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Request]:
+        return self._make()
+
+
+def ask(job: Job, client: Client, make: Callable[[], Iterator[Request]]) -> dict[str, Reply]:
+    """All replies by digest. Raises ``ClientError`` when there are questions and not one came to an answer."""
+    replies: dict[str, Reply] = {}
+    for reply in client.answer(Questions(make), job.journal, job.runtime, job.progress):
+        replies[reply.digest] = reply
+    job.attempt.check()
+    unanswered = ("errored", "expired", "canceled", "missing")
+    if replies and all(reply.status in unanswered for reply in replies.values()):
+        (why, n) = Counter(f"{r.status} ({r.detail})" for r in replies.values()).most_common(1)[0]
+        raise ClientError(
+            f"{len(replies):,} requests were sent to the LLM, but not one was answered, {n:,} of them: {why}; "
+            "mend that and give the same command, which asks again only what can still be answered"
+        )
+    return replies
+
+
+class Troubles:
+    """Exceptions of single latents: kept, so that the others go on, and raised when there are no others."""
+
+    NOT_OURS = (SpecError, ClientError, ArtifactError, OSError, MemoryError)
+    """What is wrong with the run, not with a latent."""
+
+    def __init__(self) -> None:
+        self.found: dict[Hashable, Exception] = {}
+        self.fine: set[Hashable] = set()
+
+    def around(self, whose: Hashable, work: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+        """What ``work`` returns, or ``otherwise`` of what went wrong in it."""
+        try:
+            result = work()
+        except self.NOT_OURS:
+            raise
+        except Exception as error:  # kinds are open to all comers; the status column tells of it
+            self.found[whose] = error
+            return otherwise(f"{type(error).__name__}: {error}")
+        self.fine.add(whose)
+        return result
+
+    def raise_if_all(self) -> None:
+        """Raise the first exception when no latent came through: then it is the kind that is broken."""
+        if self.found and not self.fine - self.found.keys():
+            raise next(iter(self.found.values()))
+
+
+class Rows:
+    """A Parquet file written a few rows at a time."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        self._schema, self._rows = schema, []
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, **row: Any) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is None and self._rows:
+            self._flush()
+        self._writer.close()
+
+
+class Bill:
+    """Tokens and dollars of some replies, each counted once."""
+
+    def __init__(self) -> None:
+        self.input_tokens = self.output_tokens = 0
+        self.usd: float | None = 0.0
+        self.reused_usd = 0.0
+        self._seen: set[str] = set()
+
+    def add(self, replies: Iterable[Reply]) -> None:
+        for reply in replies:
+            if reply.digest in self._seen:
+                continue
+            self._seen.add(reply.digest)
+            self.input_tokens += reply.usage.input_tokens
+            self.output_tokens += reply.usage.output_tokens
+            self.usd = None if self.usd is None or reply.usage.usd is None else self.usd + reply.usage.usd
+            self.reused_usd += (reply.usage.usd or 0.0) if reply.reused else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """What all answers cost, and which part of it had been paid before."""
+        return {
+            "usd": None if self.usd is None else round(self.usd, 8),
+            "usd_paid_before": round(self.reused_usd, 8),
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }

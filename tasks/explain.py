@@ -1,0 +1,133 @@
+"""The stage that says what latents mean: every question is put at once, and every answer kept with its price."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator
+
+from tasks.asking import Bill, Rows, Troubles, ask, parsed_latents, selected
+from tasks.clients.base import Client, Request
+from tasks.explainers.base import Explainer, Explanation, LatentExamples
+from tasks.lazy import pa, pq
+from tasks.spec import Spec, SpecError
+from tasks.stage import Job, Summary, stage
+
+if TYPE_CHECKING:
+    from artifacts.store import Opened
+
+
+class ExplainSpec(Spec):
+    """Who explains which latents."""
+
+    explainer: Explainer
+    """The kind of explainer and its settings."""
+
+    client: Client | None = None
+    """The LLM asked; null for explainers that ask none."""
+
+    latents: Annotated[str | tuple[int, ...], BeforeValidator(parsed_latents)] = "all"
+    """``all``, a range such as ``0:100``, or a list of latents."""
+
+
+@stage("explain", version=1, tags=("llm",))
+def explain(job: Job[ExplainSpec]) -> Summary:
+    """One explanation, or the reason why there is none, for each chosen latent. Input: ``mine``."""
+    from tasks.mine import examples
+
+    spec, mined = job.spec, job.one("mine")
+    explainer, client = spec.explainer, spec.client
+    if explainer.NEEDS_CLIENT and client is None:
+        raise SpecError(
+            f"client is none, but explainer {getattr(explainer, 'kind', '')!r} asks an LLM; use client=anthropic_batch"
+        )
+    latents = selected(spec.latents, pq.read_metadata(mined.path / "latents.parquet").num_rows)
+    troubles = Troubles()
+
+    def requests_of(found: LatentExamples) -> list[Request]:
+        return troubles.around(found.latent, lambda: explainer.requests(found), lambda why: [])
+
+    def questions() -> Iterator[Request]:
+        for found in examples(mined, list(latents)):
+            yield from requests_of(found)
+
+    client = client if explainer.NEEDS_CLIENT else None
+    replies = {} if client is None else ask(job, client, questions)
+    statuses: Counter[str] = Counter()
+    bill, model = Bill(), getattr(client, "model", None)
+    with (
+        Rows(job.out / "explanations.parquet", _schema()) as rows,
+        job.progress.bar("explain", len(latents), "latents") as bar,
+    ):
+        for found in examples(mined, list(latents)):
+            digests = [] if client is None else [client.digest(request) for request in requests_of(found)]
+            mine = [replies[digest] for digest in digests]
+            if found.latent in troubles.found:
+                explanation = _failed(found.latent, str(troubles.found[found.latent]))
+            else:
+                explanation = troubles.around(
+                    found.latent,
+                    lambda mine=mine, found=found: explainer.read(mine, found),
+                    lambda why, found=found: _failed(found.latent, why),
+                )
+            own = Bill()
+            own.add(mine)
+            bill.add(mine)
+            statuses[explanation.status] += 1
+            rows.add(
+                latent=found.latent,
+                status=explanation.status,
+                label=explanation.label,
+                confidence=explanation.confidence,
+                predicate=None if explanation.predicate is None else json.dumps(explanation.predicate),
+                evidence=json.dumps(explanation.evidence),
+                model=model,
+                request_digest=",".join(digests) or None,
+                input_tokens=own.input_tokens,
+                output_tokens=own.output_tokens,
+                usd=own.usd,
+            )
+            bar.advance(1, usd=bill.usd)
+    troubles.raise_if_all()
+    return {"n": len(latents), "n_ok": statuses["ok"], "statuses": dict(sorted(statuses.items())), **bill.summary()}
+
+
+def _failed(latent: int, why: str) -> Explanation:
+    return Explanation(latent, "errored", evidence={"error": why})
+
+
+def _schema() -> pa.Schema:
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            ("status", pa.string()),
+            ("label", pa.string()),
+            ("confidence", pa.float64()),
+            ("predicate", pa.string()),
+            ("evidence", pa.string()),
+            ("model", pa.string()),
+            ("request_digest", pa.string()),
+            ("input_tokens", pa.int64()),
+            ("output_tokens", pa.int64()),
+            ("usd", pa.float64()),
+        ]
+    )
+
+
+def explanations(opened: Opened) -> dict[int, Explanation]:
+    """Every explanation of an explain artifact, by latent."""
+    columns = ["latent", "status", "label", "confidence", "predicate", "evidence"]
+    return {
+        row["latent"]: Explanation(
+            latent=row["latent"],
+            status=row["status"],
+            label=row["label"],
+            confidence=row["confidence"],
+            predicate=None if row["predicate"] is None else json.loads(row["predicate"]),
+            evidence=json.loads(row["evidence"]),
+        )
+        for row in pq.read_table(opened.path / "explanations.parquet", columns=columns).to_pylist()
+    }

@@ -1,0 +1,211 @@
+"""The stage that measures explanations on windows that no explainer saw, and beside it what chance would score.
+
+The blind control puts the same windows to the same judge with another latent's explanation. Its mean comes out near
+0.5 when the measure is sound; where it does not, windows give answers away, or many latents mean the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+
+from tasks.asking import Bill, Rows, Troubles, ask
+from tasks.clients.base import Client, Reply, Request
+from tasks.explain import explanations
+from tasks.explainers.base import Explanation, LatentExamples
+from tasks.lazy import pa
+from tasks.scorers.base import Score, Scorer
+from tasks.spec import Spec
+from tasks.stage import Job, Summary, stage
+
+
+class ScoreSpec(Spec):
+    """How explanations are scored."""
+
+    scorer: Scorer
+    """The kind of scorer and its settings."""
+
+    client: Client | None = None
+    """The LLM that judges; null leaves explanations without a rule of their own unscored."""
+
+    control: bool = True
+    """Also judge each latent by another latent's explanation. Doubles the cost of judging."""
+
+    seed: int = 0
+    """Of the choice of windows, of their marks, and of whose explanation is the control."""
+
+
+@stage("score", version=1, tags=("llm",))
+def score(job: Job[ScoreSpec]) -> Summary:
+    """One score, or the reason why there is none, per explanation. Inputs: ``mine``, ``explain``."""
+    from tasks.mine import examples
+
+    spec, mined = job.spec, job.one("mine")
+    explained = explanations(job.one("explain"))
+    work = _Scoring(spec, explained)
+    replies: dict[str, Reply] = {}
+    if spec.client is not None and any(work.asks(e) for e in explained.values() if e.status == "ok"):
+
+        def questions() -> Iterator[Request]:
+            for found in examples(mined, list(explained)):
+                for which, explanation in enumerate(work.pair(found.latent)):
+                    yield from work.requests(which, explanation, found)
+
+        replies = ask(job, spec.client, questions)
+    statuses: Counter[str] = Counter()
+    values, controls, bill = [], [], Bill()
+    with (
+        Rows(job.out / "scores.parquet", _scores_schema()) as rows,
+        Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
+        job.progress.bar(f"score {work.name}", len(explained), "latents") as bar,
+    ):
+        for found in examples(mined, list(explained)):
+            own = Bill()
+            scores = [work.score(i, e, found, replies, own, bill) for i, e in enumerate(work.pair(found.latent))]
+            scored, control = scores[0], scores[1] if len(scores) > 1 else None
+            statuses[scored.status] += 1
+            if scored.value is not None:
+                values.append(scored.value)
+            if control is not None and control.value is not None:
+                controls.append(control.value)
+            rows.add(
+                latent=found.latent, scorer=work.name, status=scored.status, value=scored.value, low=scored.low,
+                high=scored.high, n=scored.n, n_positive=scored.n_positive, base_rate=scored.base_rate,
+                control_value=control and control.value, control_n=control.n if control else 0,
+                control_latent=work.partners.get(found.latent), extra=json.dumps(scored.extra),
+                input_tokens=own.input_tokens, output_tokens=own.output_tokens, usd=own.usd,
+            )  # fmt: skip
+            for is_control, judged in enumerate(scores):
+                for answer in judged.answers:
+                    answer_rows.add(latent=found.latent, control=bool(is_control), **dataclasses.asdict(answer))
+            bar.advance(1, usd=bill.usd)
+    work.troubles.raise_if_all()
+    return {
+        "scorer": work.name,
+        **_mean("", values),
+        **_mean("control_", controls),
+        "n": len(explained),
+        "n_ok": statuses["ok"],
+        "statuses": dict(sorted(statuses.items())),
+        **bill.summary(),
+    }
+
+
+class _Scoring:
+    """The scorer with its client, its controls, and the trouble that single latents made."""
+
+    def __init__(self, spec: ScoreSpec, explained: dict[int, Explanation]) -> None:
+        self.scorer, self.client, self.seed = spec.scorer, spec.client, spec.seed
+        self.name = str(getattr(spec.scorer, "kind", type(spec.scorer).__name__))
+        self.explained = explained
+        self.partners = partners(explained, spec.seed) if spec.control else {}
+        self.troubles = Troubles()
+
+    def asks(self, explanation: Explanation) -> bool:
+        return self.scorer.needs_client(explanation.predicate is not None)
+
+    def pair(self, latent: int) -> list[Explanation]:
+        """A latent's explanation, and the one that is its control."""
+        pair = [self.explained[latent]]
+        if latent in self.partners:
+            pair.append(dataclasses.replace(self.explained[self.partners[latent]], latent=latent))
+        return pair
+
+    def requests(self, which: int, explanation: Explanation, found: LatentExamples) -> list[Request]:
+        if explanation.status != "ok" or self.client is None or not self.asks(explanation):
+            return []
+        return self.troubles.around(
+            (found.latent, which), lambda: self.scorer.requests(explanation, found, self.seed), lambda why: []
+        )
+
+    def score(
+        self, which: int, explanation: Explanation, found: LatentExamples, replies: dict[str, Reply], *bills: Bill
+    ) -> Score:
+        if explanation.status == "ok" and self.client is None and self.asks(explanation):
+            return Score(found.latent, "no_judge")
+        requests = self.requests(which, explanation, found)
+        mine = [replies[self.client.digest(request)] for request in requests] if self.client is not None else []
+        for bill in bills:
+            bill.add(mine)
+        if error := self.troubles.found.get((found.latent, which)):
+            return Score(found.latent, "errored", extra={"error": str(error)})
+        return self.troubles.around(
+            (found.latent, which),
+            lambda: self.scorer.score(mine, explanation, found, self.seed),
+            lambda why: Score(found.latent, "errored", extra={"error": why}),
+        )
+
+
+def partners(explained: dict[int, Explanation], seed: int) -> dict[int, int]:
+    """Whose explanation is each latent's control: never its own, nor one that says the same."""
+    order = sorted(latent for latent, explanation in explained.items() if explanation.status == "ok")
+    Random(f"{seed}/partners").shuffle(order)
+    said = [(explained[latent].label, json.dumps(explained[latent].predicate, sort_keys=True)) for latent in order]
+    found = {}
+    for i, latent in enumerate(order):
+        other = next((j % len(order) for j in range(i + 1, i + len(order)) if said[j % len(order)] != said[i]), None)
+        if other is not None:
+            found[latent] = order[other]
+    return found
+
+
+def _mean(name: str, values: list[float]) -> dict[str, float | int | None]:
+    """Mean over latents with its 95% interval (normal), median, and how many."""
+    if not values:
+        return {
+            f"{name}mean": None,
+            f"{name}mean_low": None,
+            f"{name}mean_high": None,
+            f"{name}median": None,
+            f"{name}n": 0,
+        }
+    mean = statistics.fmean(values)
+    half = 1.959964 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return {
+        f"{name}mean": mean,
+        f"{name}mean_low": max(0.0, mean - half),
+        f"{name}mean_high": min(1.0, mean + half),
+        f"{name}median": statistics.median(values),
+        f"{name}n": len(values),
+    }
+
+
+def _scores_schema() -> pa.Schema:
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            ("scorer", pa.string()),
+            ("status", pa.string()),
+            ("value", pa.float64()),
+            ("low", pa.float64()),
+            ("high", pa.float64()),
+            ("n", pa.int32()),
+            ("n_positive", pa.int32()),
+            ("base_rate", pa.float64()),
+            ("control_value", pa.float64()),
+            ("control_n", pa.int32()),
+            ("control_latent", pa.int32()),
+            ("extra", pa.string()),
+            ("input_tokens", pa.int64()),
+            ("output_tokens", pa.int64()),
+            ("usd", pa.float64()),
+        ]
+    )
+
+
+def _answers_schema() -> pa.Schema:
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            ("window_id", pa.string()),
+            ("truth", pa.bool_()),
+            ("predicted", pa.bool_()),
+            ("quantile", pa.int32()),
+            ("control", pa.bool_()),
+        ]
+    )
