@@ -187,7 +187,7 @@ class Journal:
 
     def _ids(self, folder: str) -> set[str]:
         try:
-            names = os.listdir(self.root / folder)
+            names = [path.name for path in (self.root / folder).iterdir()]
         except FileNotFoundError:
             return set()
         return {name.partition(".")[0] for name in names if not name.startswith(".")}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.journal import Entry
 from tasks.clients._batches_api import BatchesAPI, Cut, Unacknowledged, Unreachable, scrubbed
+from tasks.clients._lost import Lost
 from tasks.clients._results import missing_record, record_of, reply_of
 from tasks.clients.base import ClientError, Reply, Request
 from tasks.prices import retirement
@@ -62,13 +63,14 @@ class Exchange:
             return
         self.client.check(self.runtime)
         self.api = BatchesAPI(self.runtime.base_url)
+        self.lost = Lost(self.api, self.journal, self.progress.note, min(SETTLE_SECONDS, self.runtime.poll_seconds))
         self._warn_of_model_and_host()
         while self.open:
             with self.journal.sending(
                 lambda: self.progress.note("another process is sending requests; waiting for it")
             ):
                 found = self.journal.lookup(self.open)
-                doubtful = {e.id: (e, c) for e in found.unknown if (c := self._candidates(e)) is not None}
+                doubtful = {e.id: (e, c) for e in found.unknown if (c := self.lost.candidates(e)) is not None}
                 covered = {d for e in [*found.in_flight, *(e for e, _ in doubtful.values())] for d in e.digests}
                 rest = self.open - covered - found.answered.keys()
                 given_up = {digest for digest in rest if self.times_sent.get(digest, 0) >= ROUNDS}
@@ -94,7 +96,7 @@ class Exchange:
     # sending
 
     def _send(self, digests: set[str], n_asked: int) -> list[Entry]:
-        """Send some requests in as few batches as will hold them. Raises ``ClientError`` before it would cost too much."""
+        """Send some requests in as few batches as hold them. Raises ``ClientError`` before it would cost too much."""
         if not digests:
             return []
         self._hold_to_limit(digests, n_asked)
@@ -128,8 +130,9 @@ class Exchange:
         assert most.usd is not None  # check() saw to it
         spent, limit = self.journal.spent_usd, self.runtime.max_usd
         self.progress.note(
-            f"{len(digests):,} of {n_asked:,} requests go to {self.client.model}: about {most.input_tokens:,} tokens in, "
-            f"at most {most.output_tokens:,} out, at most ${most.usd:.4f}; spent so far ${spent:.4f}, limit ${limit:g}"
+            f"{len(digests):,} of {n_asked:,} requests go to {self.client.model}: about {most.input_tokens:,} tokens "
+            f"in, at most {most.output_tokens:,} out, at most ${most.usd:.4f}; "
+            f"spent so far ${spent:.4f}, limit ${limit:g}"
         )
         if spent + most.usd > limit:
             raise ClientError(
@@ -160,55 +163,6 @@ class Exchange:
             self.times_sent[digest] = self.times_sent.get(digest, 0) + 1
         return [Entry(entry.id, entry.client, entry.requests, entry.when, batch)]
 
-    # lost acknowledgements
-
-    def _candidates(self, entry: Entry) -> set[str] | None:
-        """Batches that may be the one of an intent whose acknowledgement was lost; None when there is none."""
-        known = self.journal.batches()
-        n = len(entry.requests)
-        for last in (False, True):
-            found = {
-                batch.id
-                for batch in self.api.newer_than(entry.client.get("after"))
-                if batch.id not in known and (batch.total == n if batch.ended else batch.processing <= n)
-            }
-            if found or last:
-                break
-            time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
-        if found:
-            return found
-        self.journal.void(entry, "the API has no batch that could be it")
-        return None
-
-    def _settle(self, entry: Entry, candidates: set[str]) -> bool:
-        """Look into candidates that have ended; True once it is known which one, or that none, is ours."""
-        for id in sorted(candidates):
-            batch = self.api.retrieve(id)
-            if batch is not None and not batch.ended:
-                continue
-            if batch is not None and not batch.archived and self._answers(id, entry):
-                self.journal.sent(entry, id)
-                self.progress.note(f"found batch {id}, whose acknowledgement was lost: {len(entry.requests)} requests")
-                return True
-            candidates.discard(id)
-        if not candidates:
-            self.journal.void(entry, "none of the API's batches of that time is it")
-        return not candidates
-
-    def _answers(self, id: str, entry: Entry) -> bool:
-        """Whether a batch that has ended is the one of an entry. Its custom ids, which name the entry, tell."""
-        for _ in range(FETCHES):
-            results = self.api.results(id)
-            try:
-                return any(line.get("custom_id") in entry.requests for line in results)
-            except Cut:
-                time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
-            finally:
-                results.close()
-        raise ClientError(
-            f"batch {id} may be ours, but its results break off {FETCHES} times; give the same command later"
-        )
-
     # waiting and fetching
 
     def _awaited(self, waiting: list[Entry], doubtful: dict[str, tuple[Entry, set[str]]]) -> Iterator[Reply]:
@@ -220,7 +174,7 @@ class Exchange:
                     if self.journal.has_replies(entry) or self._fetched(entry):
                         waiting.remove(entry)
                         yield from self._fresh(entry)
-                if any([self._settle(entry, candidates) for entry, candidates in doubtful.values()]):
+                if any([self.lost.settle(entry, candidates) for entry, candidates in doubtful.values()]):
                     return  # what is still waited for is found again by the next look into the journal
                 reached = time.monotonic()
             except Unreachable as error:
@@ -238,8 +192,8 @@ class Exchange:
         if batch is None or batch.archived:
             if batch is None and datetime.now(UTC) - entry.when < KEPT:
                 raise ClientError(
-                    f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not know it; "
-                    "use the key and address that sent it"
+                    f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not "
+                    "know it; use the key and address that sent it"
                 )
             self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")
             self.journal.void(entry, "its results are no longer kept")

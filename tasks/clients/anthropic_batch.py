@@ -58,7 +58,8 @@ class AnthropicBatch(Client):
     def _both_prices(self) -> Self:
         if (self.price_input is None) != (self.price_output is None):
             raise SpecError(
-                f"client.price_input = {self.price_input}, but client.price_output = {self.price_output}; set both or none"
+                f"client.price_input = {self.price_input}, but client.price_output = {self.price_output}; "
+                "set both or none"
             )
         return self
 
@@ -75,8 +76,8 @@ class AnthropicBatch(Client):
     def check(self, runtime: Runtime) -> None:
         if self.price is None:
             raise SpecError(
-                f"client.model = {self.model!r}, but its price is not in our table, so runtime.max_usd could not be kept; "
-                "set client.price_input and client.price_output (US dollars per million tokens)"
+                f"client.model = {self.model!r}, but its price is not in our table, so runtime.max_usd could not be "
+                "kept; set client.price_input and client.price_output (US dollars per million tokens)"
             )
         if importlib.util.find_spec("anthropic") is None:
             raise SpecError(

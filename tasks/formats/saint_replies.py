@@ -47,7 +47,8 @@ class SaintReplies(Spec):
                 if found is None:
                     yield Explanation(int(latent), "unparsable", evidence={**evidence, "text": text[-500:]})
                 else:
-                    label = one_line(found.common_semantic, 500)
+                    said = found.common_semantic
+                    label = said if said.isprintable() else one_line(said, 1000)
                     yield Explanation(int(latent), "ok", label, found.certainty, evidence=evidence)
 
     def aggregate(self, path: Path | str) -> dict[int, Parsed]:
