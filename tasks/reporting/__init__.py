@@ -1,0 +1,1 @@
+"""The report as a subject: what it shows (gather), its plots, its page."""
