@@ -149,7 +149,7 @@ def _print_plan(found: Any) -> None:
             f"{line.n_tokens:,}" if line.n_tokens else "",
             size(line.bytes) if line.bytes else "",
             f"~{line.seconds:,.0f} s" if line.seconds else "",
-            "?" if line.usd is None else f"${line.usd:,.2f}" if line.usd else "",
+            "" if not line.missing or line.usd == 0 else "?" if line.usd is None else f"${line.usd:,.2f}",
         )
         for line in found.lines
     ]
