@@ -71,7 +71,7 @@ class BatchesAPI:
             raise ClientError(
                 f"client: the SDK found no usable credentials ({scrubbed(str(error))}); mend them"
             ) from None
-        self.host = str(self._client.base_url)
+        self.host = str(self._client.base_url).rstrip("/")
 
     @property
     def has_credentials(self) -> bool:

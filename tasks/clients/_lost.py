@@ -30,7 +30,7 @@ class Lost:
         host = entry.client.get("host")
         if host != self.api.host:
             raise ClientError(
-                f"runtime.base_url = {self.api.host!r}, but requests of {entry.when:%Y-%m-%d %H:%M} UTC went to {host!r} "
+                f"runtime.base_url = {self.api.host!r}, but requests of {entry.when:%Y-%m-%d %H:%M} UTC went to {host} "
                 f"and may have been taken there; set runtime.base_url={host} once, or, if that is gone for good, "
                 f"delete {self.journal.root}/intents/{entry.id}.json"
             )

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from artifacts import journal as module
+from artifacts.journal import Journal
+
+
+def name(id: str, digest: str) -> str:
+    return f"{digest}-{id[-4:]}"
+
+
+def record(digest: str, status: str = "ok", final: bool = True) -> dict:
+    return {"digest": digest, "status": status, "final": final, "text": "t"}
+
+
+def test_what_was_intended_sent_and_answered_is_found_by_another_reader(tmp_path):
+    journal = Journal(tmp_path)
+    lost, flying, done = (journal.intend({"kind": "x"}, [d], name) for d in ("a", "b", "c"))
+    journal.sent(flying, "batch-b")
+    journal.sent(done, "batch-c")
+    journal.replied(done, [record("c")])
+    found = Journal(tmp_path).lookup(["a", "b", "c", "d"])
+    assert [e.id for e in found.unknown] == [lost.id]
+    assert [(e.id, e.batch) for e in found.in_flight] == [(flying.id, "batch-b")]
+    assert found.answered == {"c": done.id}
+    assert Journal(tmp_path).batches() == {"batch-b": flying.id, "batch-c": done.id}
+
+
+def test_an_intent_keeps_the_ids_under_which_requests_travel(tmp_path):
+    entry = Journal(tmp_path).intend({"kind": "x", "after": None}, ["aa", "bb"], name)
+    again = Journal(tmp_path).entry(entry.id)
+    assert again.requests == {name(entry.id, "aa"): "aa", name(entry.id, "bb"): "bb"} and again.when == entry.when
+
+
+def test_a_void_entry_answers_nothing_and_waits_for_nothing(tmp_path):
+    journal = Journal(tmp_path)
+    entry = journal.intend({}, ["a"], name)
+    journal.void(entry, "refused")
+    found = journal.lookup(["a"])
+    assert not (found.answered or found.in_flight or found.unknown)
+
+
+def test_only_final_replies_are_answers(tmp_path):
+    journal = Journal(tmp_path)
+    first = journal.intend({}, ["a", "b"], name)
+    journal.sent(first, "1")
+    journal.replied(first, [record("a"), record("b", "expired", final=False)])
+    assert journal.lookup(["a", "b"]).answered == {"a": first.id}
+    second = journal.intend({}, ["b"], name)
+    journal.sent(second, "2")
+    journal.replied(second, [record("b")])
+    assert journal.lookup(["a", "b"]).answered == {"a": first.id, "b": second.id}
+
+
+def test_replies_that_break_off_leave_no_trace(tmp_path):
+    journal = Journal(tmp_path)
+    entry = journal.intend({}, ["a", "b"], name)
+    journal.sent(entry, "1")
+
+    def breaking():
+        yield record("a")
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        journal.replied(entry, breaking())
+    assert not journal.has_replies(entry) and journal.lookup(["a"]).in_flight
+    assert not list(tmp_path.glob("replies/.*"))
+
+
+def test_the_first_to_record_replies_wins(tmp_path):
+    journal = Journal(tmp_path)
+    entry = journal.intend({}, ["a"], name)
+    assert journal.replied(entry, [record("a")])
+    assert not journal.replied(entry, [record("a", "expired", final=False)])
+    assert [r["status"] for r in journal.replies(entry.id)] == ["ok"]
+
+
+def test_replies_to_other_questions_are_not_read(tmp_path):
+    journal = Journal(tmp_path)
+    entry = journal.intend({}, ["a"], name)
+    journal.sent(entry, "1")
+    journal.replied(entry, [record("a")])
+    (tmp_path / "replies" / f"{entry.id}.jsonl").write_text("not json")
+    assert Journal(tmp_path).lookup(["b"]).answered == {}
+    with pytest.raises(json.JSONDecodeError):
+        Journal(tmp_path).lookup(["a"])
+
+
+def test_what_a_process_spent_is_known_to_all_its_journals_of_one_store(tmp_path):
+    Journal(tmp_path / "one").pay(0.25)
+    Journal(tmp_path / "one").pay(0.5)
+    assert Journal(tmp_path / "one").spent_usd == 0.75 and Journal(tmp_path / "other").spent_usd == 0.0
+
+
+def test_old_drafts_are_swept_and_young_ones_left(tmp_path, monkeypatch):
+    journal = Journal(tmp_path)
+    journal.intend({}, ["a"], name)
+    draft = tmp_path / "intents" / ".x.json.1.tmp"
+    draft.write_text("half")
+    with journal.sending():
+        assert draft.exists()
+    monkeypatch.setattr(module, "DRAFT_SECONDS", -1.0)
+    with journal.sending():
+        assert not draft.exists()
+    assert len(list((tmp_path / "intents").iterdir())) == 1
+
+
+def _hold(root, ready):
+    with Journal(root).sending():
+        ready.set()
+        time.sleep(60)
+
+
+def test_one_process_sends_at_a_time_and_a_killed_one_blocks_nobody(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(30)
+    waited = []
+
+    def killed() -> None:
+        waited.append(True)
+        os.kill(holder.pid, signal.SIGKILL)
+
+    begun = time.monotonic()
+    with Journal(tmp_path).sending(waiting=killed):
+        pass
+    holder.join()
+    assert waited and time.monotonic() - begun < 10
