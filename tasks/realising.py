@@ -125,7 +125,8 @@ def _passes(
         for group in waiting:
             jobs, left = [], []
             try:
-                for recipe in sorted(group, key=lambda r: r.key):  # in one order everywhere, or two runs deadlock
+                ordered = sorted(group, key=lambda r: r.key)  # in one order everywhere, or two runs deadlock
+                for i, recipe in enumerate(ordered):
                     try:
                         if store.find(recipe.artifact) is not None:
                             attempt = None
@@ -135,8 +136,8 @@ def _passes(
                         if str(error) not in told:
                             told.add(str(error))
                             progress.note(str(error))
-                        left.append(recipe)
-                        continue
+                        left = ordered[i:]  # who has one of a pass is about to take the rest of it
+                        break
                     if attempt is None:
                         outcome.hits.append(recipe.artifact)
                         continue
