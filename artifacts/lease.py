@@ -175,14 +175,10 @@ def holder(backend: Backend, artifact: Artifact) -> dict | None:
     return None if _surely_dead(record) else record
 
 
-def clear_dead(backend: Backend) -> list[str]:
-    """Remove the leases of holders that are surely dead; returns their paths."""
-    cleared = []
-    for path in list(backend.paths(FOLDER)):
-        raw = backend.read(path)
-        if raw is not None and _surely_dead(json.loads(raw)) and backend.swap(path, raw, None):
-            cleared.append(path)
-    return cleared
+def dead(backend: Backend) -> list[tuple[str, bytes]]:
+    """Path and contents of every lease whose holder is surely dead."""
+    found = [(path, backend.read(path)) for path in backend.paths(FOLDER)]
+    return [(path, raw) for path, raw in found if raw is not None and _surely_dead(json.loads(raw))]
 
 
 def _bytes(record: dict) -> bytes:

@@ -28,7 +28,7 @@ from artifacts.backends.base import Backend
 from artifacts.backends.local import Local
 from artifacts.errors import ArtifactCorrupt, ArtifactNotFound
 from artifacts.keys import Artifact, Key
-from artifacts.lease import Lease, clear_dead, holder
+from artifacts.lease import Lease, dead, holder
 from artifacts.manifest import File, Manifest, corrupt, digest_file, list_files
 
 
@@ -266,6 +266,16 @@ class Store:
         scratch = self.backend.work(f"{top}/{manifest.attempt}") / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
 
+    def tidy(self) -> None:
+        """Remove the leases of the dead, and what those left who died between their commit and its last sweep."""
+        for path, raw in dead(self.backend):
+            stage, key = path.rsplit("/", 1)[1].removesuffix(".json").rsplit("-", 1)
+            artifact = Artifact(stage, Key(key))
+            manifest = self.find(artifact)
+            if manifest is not None:
+                self.sweep(artifact, manifest)
+            self.backend.swap(path, raw, None)
+
     def orphans(self) -> Iterator[tuple[Artifact, str, int]]:
         """Attempts that nobody is working on and no manifest names: artifact, attempt, bytes."""
         sizes: dict[tuple[Artifact, str], int] = {}
@@ -284,7 +294,7 @@ class Store:
 
     def remove_orphans(self) -> int:
         """Delete all orphans and the leases of the dead; returns bytes freed."""
-        clear_dead(self.backend)
+        self.tidy()
         freed = 0
         for artifact, attempt, size in list(self.orphans()):
             self.backend.delete(f"{self.home(artifact)}/attempts/{attempt}")

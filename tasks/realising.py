@@ -90,6 +90,7 @@ def make_all(recipes: Sequence[Recipe], store: Store, runtime: Runtime, progress
         return Outcome()
     stage, outcome = recipes[0].stage, Outcome()
     _set_threads(runtime)
+    store.tidy()
     passes = _passes(units(recipes), store, runtime, progress, outcome)
     try:
         if stage.together is None:

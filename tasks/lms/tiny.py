@@ -60,11 +60,13 @@ class Tiny(LMSpec):
         tokenizer = self._tokenizer(table["text"].to_pylist())
         tokenizer.save_pretrained(job.out / "model")
         from tasks.lm.contexts import contexts
+        from tasks.lm.loading import quiet
 
         joiner = job.one("corpus").summary["joiner"]
         rows = [c.token_id for c in contexts(table, tokenizer, tokenizer.bos_token_id, self.context_tokens, "document", joiner)]
         model, loss = self._trained(job, rows, tokenizer)
-        model.save_pretrained(job.out / "model")
+        with quiet():
+            model.save_pretrained(job.out / "model")
         return {
             **self.facts()._asdict(),
             "vocab_size": len(tokenizer),

@@ -192,3 +192,19 @@ def test_a_root_that_is_a_file_is_refused_in_one_sentence(tmp_path):
 def test_paths_cannot_leave_the_root(tmp_path):
     with pytest.raises(ValueError, match="leaves the store"):
         Local(tmp_path).read("../secret")
+
+
+def test_a_death_between_commit_and_sweep_leaves_nothing_once_somebody_tidies(tmp_path, monkeypatch):
+    store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE)
+    (attempt.scratch / "step.bin").write_bytes(b"7")
+    monkeypatch.setattr(store, "sweep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        attempt.commit({})
+    monkeypatch.undo()
+    attempt._lease._stop.set()
+    (path,) = (tmp_path / FOLDER).iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid_started": "1"}))
+    store.tidy()
+    assert store.find(TOY) is not None
+    assert not any((tmp_path / FOLDER).iterdir()) and not list(tmp_path.rglob("step.bin"))
