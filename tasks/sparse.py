@@ -38,7 +38,7 @@ def topk_rows(pre_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def encode_topk(
-    x_BD: Tensor, W_ND: Tensor, b_N: Tensor, k: int, shadow_ND: Tensor | None = None, chunk_rows: int = 256
+    x_BD: Tensor, W_ND: Tensor, b_N: Tensor, k: int, shadow_ND: Tensor | None = None, chunk_rows: int = 512
 ) -> tuple[Tensor, Tensor]:
     """Pre-activations (float32) and indices of the k largest latents of each token, B x N never materialised.
 

@@ -127,8 +127,8 @@ class TopKLearner:
         pre, index = encode_topk(inner_BD, sae.W_enc_ND, sae.b_enc_N, sae.spec.k, self._shadow)
         value = pre.relu()
         error_BD = weighted_rows(index, sae.W_dec_ND, value).add_(sae.b_dec_D).sub_(x_BD)
-        variance = (x_BD - x_BD.mean(0)).square().sum()
-        loss = error_BD.square().sum() / variance
+        variance = squared(x_BD) - n_rows * squared(x_BD.mean(0))
+        loss = squared(error_BD) / variance
         grad_BD = error_BD * (2 / variance)
         d_pre = sampled_product(grad_BD, sae.W_dec_ND, index).mul_(pre > 0)
         d_bias_D = grad_BD.sum(0)
@@ -188,11 +188,11 @@ class TopKLearner:
         pre, place = topk_rows(pre_Bn, k)
         index, value = dead[place], pre.relu()
         off_BD = weighted_rows(index, sae.W_dec_ND, value).add_(error_BD)
-        variance = (error_BD - error_BD.mean(0)).square().sum().clamp_(min=1e-12)
+        variance = (squared(error_BD) - len(error_BD) * squared(error_BD.mean(0))).clamp_(min=1e-12)
         scale = min(1.0, len(dead) / k_aux)
         grad_BD = off_BD * (2 * scale * sae.spec.aux_coefficient / variance)
         d_pre = sampled_product(grad_BD, sae.W_dec_ND, index).mul_(pre > 0)
-        return scale * off_BD.square().sum() / variance, (index, value, d_pre, grad_BD)
+        return scale * squared(off_BD) / variance, (index, value, d_pre, grad_BD)
 
     def _adam(self, name: str, weight: Tensor, grad: Tensor, lr: float, block: slice = slice(None)) -> None:
         first, second = (moment[block] for moment in self._moments[name])
@@ -211,6 +211,12 @@ class TopKLearner:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
         self._shadow = self._shadowed()
+
+
+def squared(x: Tensor) -> Tensor:
+    """Sum of squares, in one pass and without a temporary."""
+    flat = x.reshape(-1)
+    return flat @ flat
 
 
 def fast_bf16(device: Any) -> bool:

@@ -114,7 +114,7 @@ def test_a_damaged_input_stops_the_stage_before_it_starts(tmp_path):
     make(wanted, store)
     store.delete(wanted.artifact)
     for path in (tmp_path / "s" / "part").rglob("value.json"):
-        path.write_text("12")
+        path.write_text("99")
         break
     before = counted(log)
     with pytest.raises(ArtifactCorrupt, match="value.json has (digest|\\d bytes)|digest"):
