@@ -223,6 +223,8 @@ def digest(params: dict[str, Any]) -> str:
 class _Handler(BaseHTTPRequestHandler):
     api: FakeAnthropic
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
 
     def log_message(self, *_: object) -> None: ...
 

@@ -48,7 +48,9 @@ def questions(n: int = 5) -> list[Request]:
     return [Request("system", f'{{"windows": [{i}]}}', {"type": "object", "properties": {}}, 64) for i in range(n)]
 
 
-def ask(api: FakeAnthropic, root, n: int = 5, notes: Notes | None = None, client: AnthropicBatch | None = None, **limits):
+def ask(
+    api: FakeAnthropic, root, n: int = 5, notes: Notes | None = None, client: AnthropicBatch | None = None, **limits
+):
     runtime = Runtime(base_url=api.url, poll_seconds=0.02, **limits)
     client = client or AnthropicBatch()
     return list(client.answer(questions(n), Journal(root), runtime, notes or Notes()))
@@ -127,7 +129,9 @@ def test_a_lost_acknowledgement_is_not_taken_for_someone_elses_batch(tmp_path):
         client, journal = AnthropicBatch(), Journal(tmp_path)
         digests = [client.digest(q) for q in questions()]
         journal.intend({"host": api.url, "after": None}, digests, lambda id, d: f"{d[:40]}-{id[-12:]}")
-        others = [{"custom_id": f"other-{i}", "params": {"model": "m", "max_tokens": 1, "of": "others"}} for i in range(5)]
+        others = [
+            {"custom_id": f"other-{i}", "params": {"model": "m", "max_tokens": 1, "of": "others"}} for i in range(5)
+        ]
         api.create(others)
         replies = ask(api, tmp_path)
         assert Counter(reply.status for reply in replies) == {"ok": 5}
