@@ -79,8 +79,7 @@ def planted(job: Job[PlantedSpec]) -> Summary:
         {"latent": e.latent, "n_fires": e.n_fires, "density": e.density, "max_value": e.max_value} for e in found
     ]
     promoted = [
-        {"latent": e.latent, **{name: [{"token": t, "logit": v} for t, v in getattr(e, name)] for name in ("promoted", "suppressed")}}
-        for e in found
+        {"latent": e.latent, "promoted": _listed(e.promoted), "suppressed": _listed(e.suppressed)} for e in found
     ]  # fmt: skip
     item = pa.list_(pa.struct([("token", pa.string()), ("logit", pa.float32())]))
     schema = pa.schema([("latent", pa.int32()), ("promoted", item), ("suppressed", item)])
@@ -89,6 +88,10 @@ def planted(job: Job[PlantedSpec]) -> Summary:
     pq.write_table(pa.Table.from_pylist(latents), job.out / "latents.parquet")
     pq.write_table(pa.Table.from_pylist(promoted, schema=schema), job.out / "promoted.parquet")
     return {"n_latents": job.spec.n_latents}
+
+
+def _listed(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"token": token, "logit": logit} for token, logit in tokens]
 
 
 def world(**settings: Any) -> Recipe:

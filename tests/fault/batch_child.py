@@ -1,4 +1,4 @@
-"""A process that asks questions and is killed at a chosen step. Imported ahead by the fork server, so that it is quick."""
+"""A process that asks questions and is killed at a chosen step. The fork server imports it ahead, for speed."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_a_lost_acknowledgement_is_looked_for_where_it_was_sent(tmp_path):
     with FakeAnthropic(answer=lambda params: "{}") as api:
         client = AnthropicBatch()
         Journal(tmp_path).intend({"host": "https://elsewhere"}, [client.digest(q) for q in questions()], lambda i, d: d)
-        with pytest.raises(ClientError, match="set runtime.base_url=https://elsewhere"):
+        with pytest.raises(ClientError, match=r"set runtime\.base_url=https://elsewhere"):
             ask(api, tmp_path)
         assert not api.batches
 

@@ -115,7 +115,7 @@ def test_a_run_in_which_nothing_is_answered_fails_and_makes_no_artifact(store):
 
 def test_the_limit_stops_a_run_before_anything_is_sent(store):
     with FakeAnthropic(answer=knowing) as api:
-        with pytest.raises(ClientError, match="runtime.max_usd = 0, but 5 requests"):
+        with pytest.raises(ClientError, match=r"runtime\.max_usd = 0, but 5 requests"):
             make(recipe(), store, runtime(api, max_usd=0))
         assert not api.batches
 
@@ -168,7 +168,7 @@ def test_latents_are_chosen_by_name_range_or_list(typed, found):
 
 @pytest.mark.parametrize("typed", ["some", "1:2:3", ":", "-1:3", "1-3", [-1], [1.5], ["a"], [True], None, {"a": 1}])
 def test_other_choices_are_refused_as_typed(typed):
-    with pytest.raises(ValueError, match="explain.latents = .*, but"):
+    with pytest.raises(ValueError, match=r"explain\.latents = .*, but"):
         ExplainSpec(explainer=Default(), latents=typed)
 
 

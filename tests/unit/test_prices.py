@@ -34,7 +34,7 @@ def test_models_are_told_to_be_retired_before_and_after_the_day():
 
 def test_a_model_without_a_price_is_refused_until_its_price_is_given(monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
-    with pytest.raises(SpecError, match="set client.price_input and client.price_output"):
+    with pytest.raises(SpecError, match=r"set client\.price_input and client\.price_output"):
         AnthropicBatch(model="claude-of-tomorrow").check(Runtime())
     AnthropicBatch(model="claude-of-tomorrow", price_input=1, price_output=2).check(Runtime())
     with pytest.raises(ValueError, match="set both or none"):

@@ -72,5 +72,5 @@ def test_replies_keep_their_price_and_odd_characters_do_not_reach_the_label(tmp_
 def test_another_kind_of_file_is_refused_in_one_sentence(tmp_path, data):
     path = tmp_path / "x.json"
     path.write_bytes(data)
-    with pytest.raises(SpecError, match="path = .*, but .*; use a file"):
+    with pytest.raises(SpecError, match=r"path = .*, but .*; use a file"):
         list(SaintReplies().read(path))

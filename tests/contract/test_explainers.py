@@ -1,0 +1,121 @@
+"""What every explainer promises. A new file in ``tasks/explainers`` is held to it before anybody tests it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tasks.explainers
+from tasks.clients.base import Reply
+from tasks.explainers.base import Explainer, Explanation
+from tasks.kinds import decode, kinds
+from tests.fake_anthropic import by_schema
+from tests.planted import CANARY, WORDS, dead, knowing, latent_examples
+
+CONF = Path(__file__).parents[2] / "conf/explainer"
+every = pytest.mark.parametrize("kind", kinds(tasks.explainers))
+
+
+def explainer(kind: str) -> Explainer:
+    return decode(tasks.explainers, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "explainer")
+
+
+def answered(requests) -> list[Reply]:
+    """Replies of an LLM that looks, or that at least keeps to the schema."""
+    found = []
+    for request in requests:
+        params = {"messages": [{"content": request.user}], "output_config": {"format": {"schema": request.schema}}}
+        try:
+            text = json.dumps(knowing(params))
+        except (ValueError, KeyError):
+            text = json.dumps(by_schema(params))
+        found.append(Reply("", "ok", text))
+    return found
+
+
+def explained(kind: str, examples) -> Explanation:
+    one = explainer(kind)
+    return one.read(answered(one.requests(examples)), examples)
+
+
+@every
+def test_its_yaml_has_every_field_and_only_those(kind):
+    assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(explainer(kind)).model_fields)
+
+
+@every
+def test_a_planted_meaning_is_said_in_one_clean_line(kind):
+    for latent in range(4):
+        found = explained(kind, latent_examples(latent))
+        assert (found.latent, found.status) == (latent, "ok")
+        assert found.label and found.label.isprintable() and WORDS[latent] in found.label
+        assert found.confidence is None or 0 <= found.confidence <= 1
+        json.dumps([found.predicate, found.evidence])
+
+
+@every
+def test_the_same_examples_give_the_same_requests_and_explanation(kind):
+    one, examples = explainer(kind), latent_examples(1)
+    assert one.requests(examples) == explainer(kind).requests(latent_examples(1))
+    assert explained(kind, examples) == explained(kind, latent_examples(1))
+
+
+@every
+def test_windows_for_scoring_are_never_looked_at(kind):
+    examples = latent_examples(2)
+    train_only = dataclasses.replace(examples, windows=tuple(w for w in examples.windows if w.split == "train"))
+    assert explainer(kind).requests(examples) == explainer(kind).requests(train_only)
+    assert explained(kind, examples) == explained(kind, train_only)
+
+
+@every
+def test_a_latent_without_examples_is_not_asked_about(kind):
+    assert explainer(kind).requests(dead(7)) == []
+    found = explained(kind, dead(7))
+    assert (found.latent, found.status, found.label) == (7, "too_few_examples", "")
+
+
+@every
+def test_only_explainers_that_say_so_ask_anything(kind):
+    one = explainer(kind)
+    assert bool(one.requests(latent_examples(0))) == one.NEEDS_CLIENT
+
+
+@every
+def test_corpus_text_moves_nothing_but_the_data_of_a_request(kind):
+    examples = latent_examples(0)
+    sly = dataclasses.replace(
+        examples, windows=tuple(dataclasses.replace(w, tokens=(CANARY, *w.tokens[1:])) for w in examples.windows)
+    )
+    one = explainer(kind)
+    for plain, request in zip(one.requests(examples), one.requests(sly), strict=True):
+        assert request.system == plain.system and request.schema == plain.schema
+        assert isinstance(json.loads(request.user.encode()), dict) and CANARY not in request.user
+    found = explained(kind, sly)
+    assert found.label.isprintable()
+
+
+@every
+@pytest.mark.parametrize("status", ["refused", "truncated", "errored", "expired", "canceled", "missing"])
+def test_a_reply_that_failed_is_a_status_and_never_a_label(kind, status):
+    one, examples = explainer(kind), latent_examples(0)
+    requests = one.requests(examples)
+    if not requests:
+        pytest.skip(f"{kind} asks nothing")
+    found = one.read([Reply("", status, "half a sen", detail="why")] * len(requests), examples)
+    assert (found.status, found.label, found.confidence) == (status, "", None)
+
+
+@every
+@pytest.mark.parametrize("text", ["", "prose", "null", "[]", "{}", '{"label": 1}', '{"label": "x'])
+def test_a_reply_that_says_nothing_is_unparsable_and_never_an_exception(kind, text):
+    one, examples = explainer(kind), latent_examples(0)
+    requests = one.requests(examples)
+    if not requests:
+        pytest.skip(f"{kind} asks nothing")
+    found = one.read([Reply("", "ok", text)] * len(requests), examples)
+    assert (found.status, found.label) == ("unparsable", "")
