@@ -220,7 +220,8 @@ def squared(x: Tensor) -> Tensor:
 
 
 def fast_bf16(device: Any) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 here: CUDA, and CPUs with AMX."""
+    """Whether matrix products in bfloat16 are faster than in float32 here: CUDA, and CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
