@@ -87,7 +87,7 @@ def _parsed(command: str, rest: list[str], **flags: str) -> tuple[argparse.Names
     for name, about in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=about)
     parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="artifacts, runs, or overrides")
-    found = parser.parse_args(rest)
+    found = parser.parse_intermixed_args(rest)
     overrides = [w for w in found.words if "=" in w]
     return found, [w for w in found.words if "=" not in w], overrides
 
