@@ -95,12 +95,6 @@ class FakeAnthropic:
     """Host that ``results_url`` names instead of ours."""
 
     batches: dict[str, _Batch] = field(default_factory=dict)
-    paid: Counter = field(default_factory=Counter)
-    """Digest of the params of each request to the number of times it was paid for."""
-
-    paid_tokens: list[int] = field(default_factory=lambda: [0, 0])
-    """Input and output tokens paid for."""
-
     keys: set[str] = field(default_factory=set)
     seen: list[str] = field(default_factory=list)
     """Method and path of everything that was asked."""
@@ -109,6 +103,8 @@ class FakeAnthropic:
     """Called with ``create``, ``retrieve``, ``results`` or ``list`` before it is served."""
 
     def __post_init__(self) -> None:
+        self._paid: Counter = Counter()
+        self._paid_tokens = [0, 0]
         self._faults: dict[str, list[Any]] = {}
         self._lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
@@ -135,6 +131,21 @@ class FakeAnthropic:
     def count(self, method: str, ending: str = "/v1/messages/batches") -> int:
         """How often something was asked."""
         return sum(line.startswith(method) and line.partition("?")[0].endswith(ending) for line in self.seen)
+
+    @property
+    def paid(self) -> Counter:
+        """The ledger: digest of each request's params to the number of times it was paid for, by batches that nobody
+        fetched or even knows of too."""
+        with self._lock:
+            for batch in self.batches.values():
+                if batch.results is None:
+                    self._work(batch)
+        return self._paid
+
+    @property
+    def paid_tokens(self) -> list[int]:
+        """Input and output tokens paid for."""
+        return self._paid_tokens if self.paid else [0, 0]
 
     # the API
 
@@ -180,12 +191,12 @@ class FakeAnthropic:
             result = dict(given)
             if result["type"] == "succeeded":
                 tokens = len(json.dumps(params)) // 4, 20
-                self.paid[digest(params)] += 1
-                self.paid_tokens[0] += tokens[0]
-                self.paid_tokens[1] += tokens[1]
+                self._paid[digest(params)] += 1
                 usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], **result["usage"]}
+                self._paid_tokens[0] += usage["input_tokens"]
+                self._paid_tokens[1] += usage["output_tokens"]
                 message = {
-                    "id": f"msg_{sum(self.paid.values())}",
+                    "id": f"msg_{sum(self._paid.values())}",
                     "type": "message",
                     "role": "assistant",
                     "model": params["model"],

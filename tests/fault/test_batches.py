@@ -135,8 +135,8 @@ def test_a_lost_acknowledgement_is_not_taken_for_someone_elses_batch(tmp_path):
         api.create(others)
         replies = ask(api, tmp_path)
         assert Counter(reply.status for reply in replies) == {"ok": 5}
-        ours = [b for b in api.batches.values() if not b.requests[0]["custom_id"].startswith("other")]
-        assert len(ours) == 1
+        theirs, ours = api.batches
+        assert list(Journal(tmp_path).batches()) == [ours]
 
 
 def test_a_lost_acknowledgement_is_looked_for_where_it_was_sent(tmp_path):
@@ -307,6 +307,7 @@ def test_the_estimate_is_never_below_what_is_paid(tmp_path):
         replies = ask(api, tmp_path)
         paid = sum(reply.usage.usd for reply in replies)
         assert 0 < paid <= AnthropicBatch().estimate(questions()).usd
+        assert api.paid_tokens[1] == 5 * 64
         by_hand = (api.paid_tokens[0] * 0.10 + 5 * 64 * 0.50) * 0.5 / 1e6
         assert paid == pytest.approx(by_hand)
 
