@@ -30,8 +30,8 @@ from typing import Any
 DRAFT_SECONDS = 86_400.0
 """Age from which a draft that nobody finished is swept away."""
 
-_spent: dict[str, float] = {}
-"""US dollars paid by this process, by journal folder: several stages of one run share one limit."""
+_spent: dict[str, dict[str, float]] = {}
+"""Journal folder to what each entry of this process costs, in US dollars: several stages of one run share one limit."""
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,12 @@ class Journal:
 
     @property
     def spent_usd(self) -> float:
-        """US dollars that this process has paid for answers in this journal."""
-        return _spent.get(str(self.root.absolute()), 0.0)
+        """US dollars that this process has paid for answers in this journal, or may still have to for those in flight."""
+        return sum(_spent.get(str(self.root.absolute()), {}).values())
 
-    def pay(self, usd: float) -> None:
-        """Add to what this process has paid."""
-        root = str(self.root.absolute())
-        _spent[root] = _spent.get(root, 0.0) + usd
+    def pay(self, entry: Entry, usd: float) -> None:
+        """Record what an entry may cost this process at most, and once it is known, what it did cost."""
+        _spent.setdefault(str(self.root.absolute()), {})[entry.id] = usd
 
     # files
 

@@ -115,7 +115,7 @@ class ShuffledRows:
             for batch in batches:
                 if not put(batch):
                     return
-        except BaseException as error:  # noqa: BLE001  # told to the consumer, who raises it
+        except BaseException as error:  # told to the consumer, who raises it
             put(error)
         finally:
             batches.close()

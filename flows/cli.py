@@ -339,7 +339,7 @@ def _verify(rest: list[str], debug: bool) -> int:
 def _gc(rest: list[str], debug: bool) -> int:
     from flows.audit import collect, garbage
 
-    flags, names, overrides = _parsed(
+    flags, _, overrides = _parsed(
         "gc", rest, yes="delete; without it, only list", unwanted="also artifacts that no recorded run rests on"
     )
     store = _store(overrides)

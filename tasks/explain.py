@@ -90,7 +90,7 @@ def explain(job: Job[ExplainSpec]) -> Summary:
                 output_tokens=own.output_tokens,
                 usd=own.usd,
             )
-            bar.advance(1, usd=bill.usd)
+            bar.advance(1, usd=round(bill.usd or 0.0, 4))
     troubles.raise_if_all()
     return {"n": len(latents), "n_ok": statuses["ok"], "statuses": dict(sorted(statuses.items())), **bill.summary()}
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from tasks.lazy import F, torch
 
 if TYPE_CHECKING:
-    from tasks.saes.base import SAE, Latents
     from torch import Tensor
+
+    from tasks.saes.base import SAE, Latents
 
 
 class Learner(Protocol):

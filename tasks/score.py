@@ -83,7 +83,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
             for is_control, judged in enumerate(scores):
                 for answer in judged.answers:
                     answer_rows.add(latent=found.latent, control=bool(is_control), **dataclasses.asdict(answer))
-            bar.advance(1, usd=bill.usd)
+            bar.advance(1, usd=round(bill.usd or 0.0, 4))
     work.troubles.raise_if_all()
     return {
         "scorer": work.name,

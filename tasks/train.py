@@ -21,8 +21,9 @@ from tasks.stage import Job, Summary, stage
 from tasks.trained import TrainedSAE
 
 if TYPE_CHECKING:
-    from tasks.learning import Learner
     from torch import Tensor
+
+    from tasks.learning import Learner
 
 _CHECKPOINT = "checkpoint"
 

@@ -16,8 +16,9 @@ from tasks.norms.base import FittedNorm
 from tasks.saes.base import SAE, Latents
 
 if TYPE_CHECKING:
-    from artifacts.store import Opened
     from torch import Tensor
+
+    from artifacts.store import Opened
 
 FORMAT = "saint-sae"
 VERSION = 1

@@ -101,7 +101,7 @@ class Exchange:
             return []
         self._hold_to_limit(digests, n_asked)
         marker = self.api.newest()
-        sent, chunk, size = [], {}, 0
+        sent, chunk, size, most = [], {}, 0, 0.0
         for request in self.requests:
             digest = self.client.digest(request)
             if digest not in digests or digest in chunk:
@@ -109,13 +109,14 @@ class Exchange:
             params = self.client.params(request)
             n_bytes = len(json.dumps(params, ensure_ascii=False).encode()) + 100
             if chunk and (len(chunk) == self.client.batch_requests or size + n_bytes > MOST_BYTES):
-                sent += self._create(chunk, marker)
-                digests, chunk, size = digests - chunk.keys(), {}, 0
+                sent += self._create(chunk, marker, most)
+                digests, chunk, size, most = digests - chunk.keys(), {}, 0, 0.0
                 if digest not in digests:
                     continue
             chunk[digest] = params
             size += n_bytes
-        return sent + (self._create(chunk, marker) if chunk else [])
+            most += self.client.estimate([request]).usd or 0.0
+        return sent + (self._create(chunk, marker, most) if chunk else [])
 
     def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
         left = set(digests)
@@ -141,10 +142,11 @@ class Exchange:
                 "or ask about fewer latents"
             )
 
-    def _create(self, chunk: dict[str, dict[str, Any]], marker: str | None) -> list[Entry]:
+    def _create(self, chunk: dict[str, dict[str, Any]], marker: str | None, usd: float) -> list[Entry]:
         client = {"kind": self.client.kind, "model": self.client.model, "host": self.api.host, "after": marker}
         entry = self.journal.intend(client, chunk, name=lambda id, digest: f"{digest[:40]}-{id[-12:]}")
         self.mine.add(entry.id)
+        self.journal.pay(entry, usd)
         try:
             batch = self.api.create(
                 [{"custom_id": id, "params": chunk[digest]} for id, digest in entry.requests.items()]
@@ -157,6 +159,7 @@ class Exchange:
             return []  # the next round looks for it among the API's batches
         except ClientError as error:
             self.journal.void(entry, str(error))
+            self.journal.pay(entry, 0.0)
             raise
         self.journal.sent(entry, batch)
         for digest in chunk:
@@ -235,7 +238,7 @@ class Exchange:
         if not self.journal.has_replies(entry):
             return
         if entry.id in self.mine:
-            self.journal.pay(sum(record["usd"] or 0.0 for record in self.journal.replies(entry.id)))
+            self.journal.pay(entry, sum(record["usd"] or 0.0 for record in self.journal.replies(entry.id)))
         for record in self.journal.replies(entry.id):
             reply = reply_of(record, reused=entry.id not in self.mine)
             if reply.digest in self.open:

@@ -15,10 +15,11 @@ from tasks.lm.loading import device_of, quiet
 from tasks.lm.tokens import token_strings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from artifacts.store import Opened
     from tasks.families.base import Family
     from tasks.spec import Runtime
-    from torch import Tensor
 
 
 class Edit(NamedTuple):

@@ -10,6 +10,7 @@ from tasks.mining.kept import Columns, by_strength, concatenated, hashed, rank_w
 
 if TYPE_CHECKING:
     import numpy as np
+
     from tasks.mine import MineSpec, SurveySpec
 
 _LATENTS_AT_ONCE = 512

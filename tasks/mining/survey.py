@@ -13,6 +13,7 @@ from tasks.mining.kept import Columns, by_strength, concatenated, hashed, select
 
 if TYPE_CHECKING:
     import numpy as np
+
     from artifacts.activations import Activations
     from tasks.mine import SurveySpec
 

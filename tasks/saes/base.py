@@ -16,8 +16,9 @@ from tasks.lazy import torch
 from tasks.spec import Spec, SpecError
 
 if TYPE_CHECKING:
-    from tasks.learning import Learner
     from torch import Tensor
+
+    from tasks.learning import Learner
 
 
 class Latents(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 from collections import Counter
@@ -9,7 +10,7 @@ from collections import Counter
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _batches_api
+from tasks.clients import _batches_api, _exchange
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.clients.base import ClientError, Request
 from tasks.progress import Progress
@@ -27,6 +28,18 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+class Stop(Progress):
+    """Ends a wait by an interrupt, as a person would."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def advanced(self, bar) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +113,7 @@ def test_two_processes_with_the_same_questions_pay_once_and_both_get_the_answers
     "where, faults, notes_say",
     [
         ("create", [status(429), status(529), status(503)], None),
+        ("create", [status(429, {"retry-after": "4290000"})], None),
         ("create", [fake.DROP_AFTER_ACCEPTING], "found batch"),
         ("create", [fake.DROP_BEFORE_ACCEPTING], "looks for the batch first"),
         ("create", [fake.DROP_AFTER_ACCEPTING, fake.DROP_BEFORE_ACCEPTING], "found batch"),
@@ -207,6 +221,72 @@ def test_no_server_at_all_is_an_error_that_loses_nothing(tmp_path, monkeypatch):
         ask(api, tmp_path)
 
 
+def test_a_wait_outlives_an_api_that_is_away_for_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(_batches_api, "TRIES", 1)
+    notes = Notes()
+    with FakeAnthropic(answer=lambda params: "{}", polls_until_ended=1) as api:
+        api.fault("retrieve", *[status(500)] * 3)
+        assert len(ask(api, tmp_path, notes=notes)) == 5 and answers_only(api)
+    assert sum("cannot be used now" in line for line in notes.lines) == 3
+
+
+def test_a_batch_that_another_key_sent_is_not_paid_for_again(tmp_path):
+    with FakeAnthropic(answer=lambda params: "{}") as api:
+        entry = Journal(tmp_path).intend({}, [AnthropicBatch().digest(q) for q in questions()], lambda i, d: d)
+        Journal(tmp_path).sent(entry, "msgbatch_of_others")
+        with pytest.raises(ClientError, match="does not know it; use the key and address that sent it"):
+            ask(api, tmp_path)
+        assert not api.batches
+
+
+def test_results_that_are_no_longer_kept_are_asked_for_again_and_said_to_be(tmp_path):
+    notes = Notes()
+    with FakeAnthropic(answer=lambda params: "{}", polls_until_ended=1) as api:
+        entry = Journal(tmp_path).intend({}, [AnthropicBatch().digest(q) for q in questions()], lambda i, d: d)
+        Journal(tmp_path).sent(entry, "old")
+        api.create([{"custom_id": "x", "params": {"model": "m", "messages": []}}])
+        old = api.batches.pop(next(iter(api.batches)))
+        old.archived, api.batches["old"] = True, old
+        assert len(ask(api, tmp_path, notes=notes)) == 5
+    assert any("no longer kept" in line for line in notes.lines)
+
+
+def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(_exchange, "MOST_BYTES", 900)
+    with FakeAnthropic(answer=lambda params: "{}") as api:
+        assert len(ask(api, tmp_path)) == 5 and answers_only(api)
+        sizes = [len(json.dumps({"requests": batch.requests})) for batch in api.batches.values()]
+        assert len(sizes) > 1 and max(sizes) <= 900
+
+
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, 3.0),
+        ({"retry-after-ms": "x"}, 3.0),
+        ({}, 3.0),
+    ],
+)
+def test_a_server_is_asked_again_when_it_said(headers, seconds):
+    assert _batches_api._wait_asked(headers, 3.0) == seconds
+
+
+def test_a_model_near_its_end_is_told_of(tmp_path):
+    notes = Notes()
+    with FakeAnthropic(answer=lambda params: "{}") as api:
+        ask(
+            api,
+            tmp_path,
+            notes=notes,
+            client=AnthropicBatch(model="claude-3-opus-20240229", price_input=1, price_output=1),
+        )
+    assert any("retired on 2026-01-05" in line for line in notes.lines)
+
+
 # results
 
 
@@ -300,6 +380,19 @@ def test_what_was_spent_before_counts_towards_the_limit(tmp_path):
         with pytest.raises(ClientError, match="is spent"):
             ask(api, tmp_path, n=5, max_usd=first + left * 0.9)
         assert len(ask(api, tmp_path, n=5, max_usd=first + left * 1.01)) == 5 and first + left <= whole
+
+
+def test_stages_at_once_share_one_limit_though_nothing_is_paid_yet(tmp_path):
+    client = AnthropicBatch()
+    cap = client.estimate(questions(5)).usd * 1.01
+    with FakeAnthropic(answer=lambda params: "{}", polls_until_ended=10**9) as api:
+        runtime = Runtime(base_url=api.url, poll_seconds=0.02, max_usd=cap)
+        stuck = client.answer(questions(3), Journal(tmp_path), runtime, Stop(after=2))
+        with pytest.raises(KeyboardInterrupt):
+            list(stuck)
+        with pytest.raises(ClientError, match="is spent"):
+            list(client.answer(questions(8)[3:], Journal(tmp_path), runtime, Notes()))
+        assert len(api.batches) == 1
 
 
 def test_the_estimate_is_never_below_what_is_paid(tmp_path):

@@ -94,8 +94,10 @@ def test_replies_to_other_questions_are_not_read(tmp_path):
 
 
 def test_what_a_process_spent_is_known_to_all_its_journals_of_one_store(tmp_path):
-    Journal(tmp_path / "one").pay(0.25)
-    Journal(tmp_path / "one").pay(0.5)
+    one, two = (Journal(tmp_path / "one").intend({}, [d], name) for d in "ab")
+    Journal(tmp_path / "one").pay(one, 0.9)  # at most
+    Journal(tmp_path / "one").pay(two, 0.5)
+    Journal(tmp_path / "one").pay(one, 0.25)  # in fact
     assert Journal(tmp_path / "one").spent_usd == 0.75 and Journal(tmp_path / "other").spent_usd == 0.0
 
 
