@@ -94,6 +94,7 @@ class Journal:
     def void(self, entry: Entry, why: str) -> None:
         """Record that an entry has no answers and never will: its requests may be sent again."""
         self._create(f"void/{entry.id}.json", [json.dumps({"why": why, "when": _now()})])
+        _spent.get(str(self.root.absolute()), {}).pop(entry.id, None)
 
     def replied(self, entry: Entry, records: Iterable[Mapping[str, Any]]) -> bool:
         """Record all results of an entry, streamed; False when another process was first.

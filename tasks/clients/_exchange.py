@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -138,7 +139,7 @@ class Exchange:
         if spent + most.usd > limit:
             raise ClientError(
                 f"runtime.max_usd = {limit:g}, but {len(digests):,} requests to {self.client.model} may cost "
-                f"${most.usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={spent + most.usd:.2f} or more, "
+                f"${most.usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={math.ceil(100 * (spent + most.usd)) / 100} or more, "
                 "or ask about fewer latents"
             )
 
@@ -159,7 +160,6 @@ class Exchange:
             return []  # the next round looks for it among the API's batches
         except ClientError as error:
             self.journal.void(entry, str(error))
-            self.journal.pay(entry, 0.0)
             raise
         self.journal.sent(entry, batch)
         for digest in chunk:

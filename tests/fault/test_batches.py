@@ -135,6 +135,7 @@ def test_a_broken_line_costs_nothing_twice(tmp_path, where, faults, notes_say):
         replies = ask(api, tmp_path, notes=notes, client=AnthropicBatch(batch_requests=3))
         assert Counter(reply.status for reply in replies) == {"ok": 5}
         assert answers_only(api)
+        assert Journal(tmp_path).spent_usd == pytest.approx(sum(reply.usage.usd for reply in replies))
         assert notes_say is None or any(notes_say in line for line in notes.lines)
 
 
@@ -149,7 +150,7 @@ def test_a_lost_acknowledgement_is_not_taken_for_someone_elses_batch(tmp_path):
         api.create(others)
         replies = ask(api, tmp_path)
         assert Counter(reply.status for reply in replies) == {"ok": 5}
-        theirs, ours = api.batches
+        _theirs, ours = api.batches
         assert list(Journal(tmp_path).batches()) == [ours]
 
 
@@ -366,7 +367,9 @@ def test_answers_in_the_journal_need_neither_key_nor_server(tmp_path, monkeypatc
 def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path):
     notes = Notes()
     with FakeAnthropic(answer=lambda params: "{}") as api:
-        with pytest.raises(ClientError, match=r"runtime.max_usd = 1e-05, but 5 requests .* may cost \$0.0\d+"):
+        with pytest.raises(
+            ClientError, match=r"runtime.max_usd = 1e-05, but 5 .* \$0.0\d+ .*; set runtime.max_usd=0.01 "
+        ):
             ask(api, tmp_path, notes=notes, max_usd=0.00001)
         assert not api.batches and any("at most $0.0" in line for line in notes.lines)
 
