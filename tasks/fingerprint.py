@@ -28,10 +28,10 @@ def fingerprint(path: str | Path, suffixes: Iterable[str] | None = None) -> str:
 
 
 def fingerprint_files(files: Iterable[Path], top: Path | None = None) -> str:
-    """SHA-256 over some files in order, with their names (below ``top``, or bare)."""
+    """SHA-256 over some files in order, with their names below ``top`` where it is given, else of contents alone."""
     total = hashlib.sha256()
     for file in files:
-        name = file.relative_to(top).as_posix() if top else file.name
+        name = file.relative_to(top).as_posix() if top else ""
         total.update(len(name).to_bytes(8, "big") + name.encode() + _file(file))
     return total.hexdigest()
 

@@ -1,0 +1,93 @@
+"""kill -9 in the middle of training a language model or an SAE: the resumed run ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from artifacts.store import Store
+from tests.small import write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from artifacts.store import Store
+from tasks.spec import Runtime
+from tests.fault.test_train_killed import recipe
+from tests.making import make
+make(recipe(sys.argv[3], Path(sys.argv[2])), Store.at(sys.argv[1]),
+     Runtime(mode="inline", device="cpu", checkpoint_seconds=float(sys.argv[4])))
+"""
+
+
+def recipe(which: str, corpus_file: Path):
+    from tasks.capture import CaptureSpec, capture
+    from tasks.corpora.parquet import Parquet
+    from tasks.corpus import CorpusSpec, corpus
+    from tasks.lms.tiny import Tiny
+    from tasks.normalise import NormaliseSpec, normalise
+    from tasks.norms.rms import RMS
+    from tasks.provide import ProvideSpec, provide
+    from tasks.saes.topk import TopK
+    from tasks.train import TrainSpec, train
+
+    text = corpus(CorpusSpec(corpus=Parquet(path=str(corpus_file)).pinned()))
+    n_steps = 400 if which == "lm" else 20
+    spec = Tiny(d_model=32, n_layers=2, n_heads=2, vocab_size=320, context_tokens=48, n_steps=n_steps, batch_contexts=8)
+    lm = provide(ProvideSpec(lm=spec), corpus=text)
+    if which == "lm":
+        return lm
+
+    def shards(split: str, n: int):
+        return [
+            capture(CaptureSpec(hookpoint="layers.0", split=split, shard=i, n_shards=n, context_tokens=48), corpus=text, lm=lm)
+            for i in range(n)
+        ]
+
+    rows = shards("train", 2)
+    norm = normalise(NormaliseSpec(norm=RMS()), shards=rows)
+    spec = TrainSpec(sae=TopK(k=4), n_tokens=1_000_000, batch_tokens=256, dead_after_tokens=3000, validate_every=50)
+    return train(spec, shards=rows, validation=shards("validation", 1), norm=norm)
+
+
+def start(store: Path, corpus_file: Path, which: str, checkpoint_seconds: float) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", PROGRAM, str(store), str(corpus_file), which, str(checkpoint_seconds)]
+    return subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize("which, checkpoint", [("lm", "tiny.pt"), ("sae", "checkpoint/loop.json")])
+def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(tmp_path, which, checkpoint):
+    corpus_file = write_corpus(tmp_path / "corpus.parquet", n_documents=40)
+    wanted = recipe(which, corpus_file)
+    assert start(tmp_path / "quiet", corpus_file, which, 1e9).wait(120) == 0
+
+    kills = 0
+    for _ in range(2):
+        process = start(tmp_path / "killed", corpus_file, which, 0.05)
+        limit = time.monotonic() + 60
+        seen = {p.parent for p in (tmp_path / "killed").rglob(checkpoint)}
+        while process.poll() is None and time.monotonic() < limit:
+            if {p.parent for p in (tmp_path / "killed").rglob(checkpoint)} - seen:
+                time.sleep(0.1)
+                break
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills, "training ended before it could be killed: make it longer"
+    assert Store.at(tmp_path / "killed").find(wanted.artifact) is None
+    assert start(tmp_path / "killed", corpus_file, which, 0.05).wait(120) == 0
+
+    quiet, killed = (Store.at(tmp_path / name).find(wanted.artifact) for name in ("quiet", "killed"))
+    digests = [{f.path: f.digest for f in m.files if f.path.endswith(".safetensors")} for m in (quiet, killed)]
+    assert digests[0] and digests[0] == digests[1]
