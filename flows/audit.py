@@ -94,7 +94,7 @@ def why(store: Store, left: str, right: str) -> list[dict[str, Any]]:
     a, b = (_manifest(store, find(store, name)) for name in (left, right))
     if a.artifact.stage != b.artifact.stage:
         raise SpecError(f"{a.artifact} and {b.artifact}, but only artifacts of one stage compare; name two of one stage")
-    return list(_differences(store, a, b, a.artifact.stage))
+    return list(_differences(store, a, b, a.artifact.stage, set()))
 
 
 def _manifest(store: Store, artifact: Artifact) -> Manifest:
@@ -104,7 +104,12 @@ def _manifest(store: Store, artifact: Artifact) -> Manifest:
     return manifest
 
 
-def _differences(store: Store, a: Manifest, b: Manifest, at: str) -> Iterator[dict[str, Any]]:
+def _differences(
+    store: Store, a: Manifest, b: Manifest, at: str, seen: set[tuple[Artifact, Artifact]]
+) -> Iterator[dict[str, Any]]:
+    if (a.artifact, b.artifact) in seen:  # the same pair, met again by another way
+        return
+    seen.add((a.artifact, b.artifact))
     if a.version != b.version:
         yield {"at": at, "field": "version", "left": a.version, "right": b.version}
     yield from _fields(a.spec, b.spec, at, "")
@@ -115,13 +120,13 @@ def _differences(store: Store, a: Manifest, b: Manifest, at: str) -> Iterator[di
             continue
         for one, other in zip(left, right, strict=True):
             if one != other:
-                where = f"{at} < {name}"
+                where = f"{at} < {one.split('/')[0]}"
                 parents = [store.find(_artifact(x)) for x in (one, other)]
                 if parents[0] is None or parents[1] is None:
                     short = [x.split("/")[0] + "/" + x.split("/")[1][:SHOWN] for x in (one, other)]
                     yield {"at": where, "field": "key (recipe deleted)", "left": short[0], "right": short[1]}
                 else:
-                    yield from _differences(store, parents[0], parents[1], where)
+                    yield from _differences(store, parents[0], parents[1], where, seen)
                 break  # the first pair that differs says why; its siblings differ for the same reason
 
 

@@ -1,0 +1,129 @@
+"""Mistakes are told in one sentence, before any work, by ``saint plan`` as by ``saint run``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.config import composed, load
+from flows.recipes import recipes
+from tasks.spec import SpecError
+from tests.small import overrides, write_corpus
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "typed, message",
+    [
+        (["sae=nonesuch"], "sae = 'nonesuch', but conf/sae/ has topk; use one of them, or add tasks/saes/nonesuch.py"),
+        (["sae.kind=nonesuch"], "sae.kind = 'nonesuch', but tasks/saes/ has topk; use one of them, or add"),
+        (["explainer=nonesuch"], "explainer = 'nonesuch', but conf/explainer/ has"),
+        (["scorers=[nonesuch]"], "scorers.kind = 'nonesuch', but tasks/scorers/ has detection"),
+        (["sae.kk=3"], "sae.kk=3, but there is no sae.kk in the configuration; did you mean sae.k?"),
+        (["train.n_tokns=3"], "did you mean train.n_tokens"),
+        (["sae.k=-1"], "sae.k = -1, but input should be greater than or equal to 1"),
+        (["sae.k=many"], "sae.k = 'many', but input should be a valid integer"),
+        (["sae.k=5000"], "sae.k = 5000, but there are 1536 latents .16 x d_in 96.; use a smaller k"),
+        (["capture.hookpoints=[layers.7]"], "capture.hookpoints = 'layers.7', but tiny has layers 0 to 2; use 'layers.2'"),
+        (["capture.hookpoints=[blocks.1]"], "capture.hookpoints = 'blocks.1', but a hookpoint is layers.N"),
+        (["capture.hookpoints=[]"], "capture.hookpoints = .., but an SAE needs one"),
+        (["capture.hookpoints=[layers.1,layers.1]"], "names one twice"),
+        (["capture.context_tokens=512"], "capture.context_tokens = 512, but tiny reads at most 128; use 128"),
+        (["corpus=parquet", "corpus.path=none/*.parquet"], "corpus.path = 'none/.*', but no file is there"),
+        (["lm=hf"], "lm.path and lm.hub_id are both null"),
+        (["lm=hf", "lm.path=none"], "lm.path = 'none', but there is no such folder"),
+        (["explainer=default"], "explainer = 'default', but it asks an LLM and client is none; use client=anthropic_batch"),
+        (["runtime.mode=cloud"], "runtime.mode = 'cloud', but"),
+        (["explain.latents=9:3"], "latents"),
+        (["backend.root=/dev/null/store"], "backend.root = '/dev/null/store', but /dev/null cannot be written"),
+        (["k 3"], "but it is no override that can be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(typed, message, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    with pytest.raises(SpecError, match=message) as caught:
+        recipes(load(typed))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_without_its_key_is_told(monkeypatch):
+    for name in [n for n in os.environ if n.startswith("ANTHROPIC")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(SpecError, match="ANTHROPIC_API_KEY is not set"):
+        load(["client=anthropic_batch", "explainer=default"])
+
+
+def test_a_text_column_that_is_not_there_lists_those_that_are(tmp_path):
+    write_corpus(tmp_path / "c.parquet")
+    with pytest.raises(SpecError, match="corpus.text_column = 'body', but c.parquet has columns text, doc; use one of them"):
+        load(["corpus=parquet", f"corpus.path={tmp_path / 'c.parquet'}", "corpus.text_column=body"])
+
+
+def test_paths_may_hold_what_hydra_keeps_for_itself(tmp_path):
+    write_corpus(tmp_path / "a,b (1)" / "c.parquet")
+    found = load(["corpus=parquet", f"corpus.path={tmp_path}/a,b (1)/*.parquet"])
+    assert found.corpus.path == f"{tmp_path}/a,b (1)/*.parquet"
+
+
+def test_runtime_and_backend_move_no_key_and_everything_else_does(tmp_path):
+    world = overrides(tmp_path)
+
+    def keys(*more: str) -> list[str]:
+        return [r.key for r in recipes(load([*world, *more])).all()]
+
+    plain = keys()
+    assert keys("runtime.device=cpu", "runtime.lm_batch_tokens=64", "runtime.mode=inline", "backend.root=elsewhere") == plain
+    for more in ("sae.k=5", "train.seed=1", "corpus.seed=3", "mine.n_top=3", "capture.context_tokens=32", "norm=token"):
+        assert keys(more)[-1] != plain[-1], more
+
+
+def test_a_second_hookpoint_moves_no_key_of_the_first(tmp_path):
+    world = [o for o in overrides(tmp_path) if "hookpoints" not in o]
+    one = recipes(load([*world, "capture.hookpoints=[layers.1]"]))
+    two = recipes(load([*world, "capture.hookpoints=[layers.0,layers.1]"]))
+    assert two.reports[1] == one.reports[0]
+    assert set(one.all()) < set(two.all())
+
+
+def test_only_what_depends_on_a_setting_is_made_anew(tmp_path):
+    world = overrides(tmp_path)
+    base, other = (set(recipes(load([*world, *more])).all()) for more in ([], ["sae.k=5"]))
+    changed = {r.stage.name for r in other - base}
+    assert changed == {"train", "evaluate", "mine_shard", "mine", "explain", "score", "report"}
+
+
+def test_every_group_file_decodes_and_names_every_field():
+    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer"):
+        package = {"corpus": "corpora"}.get(group, group + "s")
+        for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            from omegaconf import OmegaConf
+
+            from tasks.kinds import spec_class
+
+            fields = OmegaConf.to_container(OmegaConf.load(path))
+            cls = spec_class(f"tasks.{package}", fields["kind"])
+            filled = {"fingerprint", "python"}  # pinned when a run is composed
+            assert set(fields) == set(cls.model_fields) - filled, path.name
+            cls.model_validate(fields)
+
+
+def test_the_whole_configuration_is_plain_data():
+    import json
+
+    assert json.loads(json.dumps(composed([])))["sae"]["kind"] == "topk"
+
+
+def test_planning_imports_neither_torch_nor_prefect_nor_zarr():
+    program = (
+        "import sys, flows.cli; flows.cli.main(['plan', 'backend.root=none']); flows.cli.main(['--help'])\n"
+        "heavy = {'torch', 'prefect', 'zarr', 'transformers', 'anthropic', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import pathlib; assert not pathlib.Path('none').exists()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
