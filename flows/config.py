@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from artifacts.store import Store
+from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
 from tasks.clients.base import Client
 from tasks.corpora.base import Corpus
@@ -181,6 +182,7 @@ def _check(p: Pipeline) -> None:
         for hookpoint in p.hookpoints:
             Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
         p.sae.check(facts.d_model)
+        selected(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
         if facts.context_length and p.capture.context_tokens > facts.context_length:
             raise SpecError(
                 f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "

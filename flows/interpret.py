@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from artifacts.errors import StoreUnwritable
@@ -21,6 +22,7 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # a failure is told by us, once; the server keeps the rest
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_CLI_PROMPT": "false",
 }
@@ -63,8 +65,9 @@ def interpret(
 
         def task_of(lane: Lane, body: Callable[[], Any], retries: int) -> Any:
             name = str(lane[0].artifact) + (f" and {len(lane) - 1} more" if len(lane) > 1 else "")
+            # A closure, not arguments: Prefect would look into them, and take a state among them for its data.
             return prefect.task(
-                body,
+                lambda: body(),
                 name=lane[0].stage.name,
                 task_run_name=name,
                 tags=lane[0].stage.tags,
@@ -85,12 +88,13 @@ def interpret(
             future.result()
             return outcomes[lane[0].key]
 
+        def cached(lane: Lane) -> Any:
+            return Completed(name="Cached", message=", ".join(f"{recipe.artifact} hit" for recipe in lane))
+
         hits = [recipe for recipe in wanted.all() if p.store.find(recipe.artifact) is not None]
         shown = []
         for lane in lanes(hits):
-            message = ", ".join(f"{recipe.artifact} hit" for recipe in lane)
-            cached = Completed(name="Cached", message=message)
-            shown.append(task_of(lane, lambda cached=cached: cached, retries=0).submit())
+            shown.append(task_of(lane, partial(cached, lane), retries=0).submit())
         for future in shown:
             future.wait()
         return realise(wanted.reports, p.store, p.runtime, listener, submit, finished)

@@ -112,7 +112,8 @@ def train(job: Job[TrainSpec]) -> Summary:
     if wandb:
         wandb.finish()
     pq.write_table(pa.Table.from_pylist(fit.log), job.out / "log.parquet")
-    about = {"seed": spec.seed, "n_tokens": fit.step * spec.batch_tokens, "train": spec.payload(), "capture": facts}
+    captured = {"capture": job.many("shards")[0].manifest.spec, "lm": job.many("shards")[0].manifest.inputs["lm"]}
+    about = {"seed": spec.seed, "n_tokens": fit.step * spec.batch_tokens, "train": spec.payload(), **captured}
     TrainedSAE(learner.sae, norm, facts["hookpoint"], about).save(job.out)
     last = next(row for row in reversed(fit.log) if row["split"] == "validation")
     return {

@@ -1,0 +1,112 @@
+"""The same run under Prefect: a real server, real states, and the store alone deciding what is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_cli import listed, saint
+from tests.small import overrides
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Address of a Prefect server's API, with a database of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}/api"
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        try:
+            urllib.request.urlopen(url + "/health", timeout=2)
+            break
+        except OSError:
+            assert process.poll() is None, (home / "log").read_text()[-2000:]
+            time.sleep(0.3)
+    yield url
+    process.terminate()
+    process.wait(30)
+
+
+def post(url: str, path: str, body: dict) -> list:
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return json.loads(urllib.request.urlopen(request, timeout=20).read())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("world")
+
+
+def run(world: Path, url: str, *more: str) -> subprocess.CompletedProcess:
+    return saint(world, "run", *overrides(world), *more, PREFECT_API_URL=url, PREFECT_HOME=str(world / "prefect"))
+
+
+def states(url: str) -> list[tuple[str, str, str]]:
+    """Name, state and message of the tasks of the newest flow run."""
+    (flow,) = post(url, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    found = post(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow["id"]]}}})
+    assert flow["state"]["name"] == "Completed"
+    return [(t["name"], t["state"]["name"], t["state"]["message"] or "") for t in found]
+
+
+def test_a_run_is_a_flow_with_a_task_per_lane_and_a_hit_is_shown_as_cached(server, world):
+    done = run(world, server)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first = states(server)
+    assert {state for _, state, _ in first} == {"Completed"}
+    capture = [name for name, _, _ in first if name.startswith("capture/")]
+    assert len(capture) == 1 and capture[0].endswith("and 4 more")  # one model pass for all shards
+
+    before = listed(world)["artifacts"]
+    assert run(world, server).returncode == 0
+    again = states(server)
+    assert {state for _, state, _ in again} == {"Cached"} and len(again) == len(first)
+    assert all("hit" in message for _, _, message in again)
+    assert listed(world)["artifacts"] == before
+
+    assert run(world, server, "sae.k=5").returncode == 0
+    mixed = {name.split("/")[0]: state for name, state, _ in states(server)}
+    assert mixed["capture"] == "Cached" and mixed["train"] == "Completed"
+
+
+def test_a_failing_stage_is_three_lines_and_the_same_command_resumes(server, world):
+    store = world / "saint-store"
+    (sae,) = [r for r in listed(world)["artifacts"] if r["stage"] == "train"][:1]
+    weights = next((store / "train" / sae["key"][:2] / sae["key"]).rglob("sae.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    failed = run(world, server, "evaluate.seed=5")
+    assert failed.returncode == 1
+    said = [line for line in failed.stderr.splitlines() if line.startswith(("stage:", "cause:", "resume:"))]
+    assert [line.split(":")[0] for line in said] == ["stage", "cause", "resume"]
+    assert said[0] == "stage: evaluate" and "sae.safetensors has digest" in said[1]
+    weights.write_bytes(whole)
+    assert run(world, server, "evaluate.seed=5").returncode == 0
+
+
+def test_without_a_server_a_run_brings_its_own(tmp_path, world):
+    done = saint(
+        world, "run", *overrides(world), "train.seed=3", "explain.latents=0:4", PREFECT_HOME=str(tmp_path / "prefect")
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mean balanced accuracy" in done.stdout or "report:" in done.stdout
+    begun = time.monotonic()
+    again = saint(world, "run", *overrides(world), "train.seed=3", "explain.latents=0:4")
+    assert "nothing to make" in again.stdout and time.monotonic() - begun < 30
+
+

@@ -1,0 +1,70 @@
+"""kill -9 of a whole run at any moment of any stage: the same command goes on, and ends where a quiet run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from artifacts.store import Store
+from tests.e2e.test_cli import ROOT, saint
+from tests.small import overrides
+
+
+def start(world: Path, store: str) -> subprocess.Popen:
+    arguments = [
+        *overrides(world), "runtime.mode=inline", "runtime.checkpoint_seconds=0.2", f"backend.root={world / store}",
+        "train.n_tokens=200000",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", *arguments],
+        cwd=world,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def rounds(world: Path, store: str, n: int, seed: int) -> None:
+    """Kill a run ``n`` times at random moments, a later one each time, then let it finish."""
+    draw = random.Random(seed)
+    for _ in range(n):
+        process = start(world, store)
+        time.sleep(1.0 + draw.random() * 5.0)
+        before = {a: m for a in Store.at(world / store).artifacts() if (m := Store.at(world / store).find(a))}
+        process.kill()
+        process.wait()
+        after = Store.at(world / store)
+        for artifact, manifest in before.items():
+            assert after.find(artifact) == manifest, "what was committed must not be made again"
+            assert after.verify(artifact) == []
+    committed = {a: m for a in Store.at(world / store).artifacts() if (m := Store.at(world / store).find(a))}
+    assert start(world, store).wait(120) == 0
+    final = Store.at(world / store)
+    assert all(final.find(a) == m for a, m in committed.items())
+
+
+def digests(store: Store) -> dict:
+    """Artifact to the digests of its files: tensors and tables, not what tells of seconds."""
+    return {
+        artifact: {f.path: f.digest for f in store.find(artifact).files if not f.path.endswith(("log.parquet", ".html"))}
+        for artifact in store.artifacts()
+    }
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_killed_again_and_again_ends_like_a_quiet_one(tmp_path, seed):
+    overrides(tmp_path)
+    assert start(tmp_path, "quiet").wait(120) == 0
+    rounds(tmp_path, "killed", 4 if seed == 0 else 12, seed)
+    quiet, killed = (Store.at(tmp_path / name) for name in ("quiet", "killed"))
+    assert digests(killed) == digests(quiet)
+    assert list(killed.backend.paths("leases")) == [] and list(killed.orphans()) == []
+    runs = json.loads(saint(tmp_path, "ls", "--json", f"backend.root={tmp_path / 'killed'}").stdout)["runs"]
+    assert runs[-1]["status"] == "done" and "running" in {r["status"] for r in runs[:-1]}
