@@ -76,7 +76,6 @@ def test_an_edit_replaces_the_activation_and_leaves_no_trace(lm):
 
 
 def test_the_unembedding_folds_the_final_norm(lm):
-    token, mask = batch((9, 9))
     with torch.no_grad():
         norm = lm.family.final_norm(lm.model)
         norm.weight.add_(0.1 * torch.randn_like(norm.weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_any_cut_into_shards_merges_to_one_pass(seed, cuts, block_rows):
                     block_rows=256)  # fmt: skip
     all_documents = documents(seed)
     edges = [0, *sorted(cuts), len(all_documents)]
-    shards = [all_documents[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    shards = [all_documents[a:b] for a, b in pairwise(edges)]
     for split in ("train", "test"):
         whole = Merged([survey(all_documents, spec.survey(), split, 1000)], spec.survey(), N_LATENTS, split)
         parts = Merged([survey(s, spec.survey(), split, block_rows) for s in shards], spec.survey(), N_LATENTS, split)

@@ -10,7 +10,7 @@ from tasks.explainers.base import LatentExamples, Window
 from tasks.explainers.lexical import Lexical
 from tasks.predicates import holds, in_words, pieces, terms
 
-WORDS = "time way year work life day part number place case week group file value name list field point fact home".split()
+WORDS = ["time", "way", "year", "work", "life", "day", "part", "number", "place", "case", "week", "group", "file", "value", "name", "list", "field", "point", "fact", "home"]
 
 
 def window(draw: random.Random, planted: list[str] | None, split: str, i: int, starts: bool = False) -> Window:

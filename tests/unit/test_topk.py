@@ -30,7 +30,7 @@ def test_searching_in_bfloat16_gives_float32_values_and_nearly_always_the_same_c
     draw = torch.Generator().manual_seed(0)
     W = torch.nn.functional.normalize(torch.randn(2048, 64, generator=draw), dim=-1)
     x, b = torch.randn(256, 64, generator=draw), 0.1 * torch.randn(2048, generator=draw)
-    value, index = encode_topk(x, W, b, 16)
+    _, index = encode_topk(x, W, b, 16)
     value16, index16 = encode_topk(x, W, b, 16, W.bfloat16(), chunk_rows=100)
     same = sum(len(set(a) & set(c)) for a, c in zip(index.tolist(), index16.tolist(), strict=True)) / index.numel()
     assert same > 0.999
