@@ -10,7 +10,10 @@ from tasks.explainers.base import LatentExamples, Window
 from tasks.explainers.lexical import Lexical
 from tasks.predicates import holds, in_words, pieces, terms
 
-WORDS = ["time", "way", "year", "work", "life", "day", "part", "number", "place", "case", "week", "group", "file", "value", "name", "list", "field", "point", "fact", "home"]
+WORDS = [
+    "time", "way", "year", "work", "life", "day", "part", "number", "place", "case", "week", "group", "file", "value",
+    "name", "list", "field", "point", "fact", "home",
+]  # fmt: skip
 
 
 def window(draw: random.Random, planted: list[str] | None, split: str, i: int, starts: bool = False) -> Window:
