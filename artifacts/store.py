@@ -14,7 +14,6 @@ A crash leaves an attempt without a manifest, which the next attempt may take ch
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import uuid
@@ -28,7 +27,7 @@ from artifacts.backends.base import Backend
 from artifacts.backends.local import Local
 from artifacts.errors import ArtifactCorrupt, ArtifactNotFound
 from artifacts.keys import Artifact, Key
-from artifacts.lease import Lease, dead, holder
+from artifacts.lease import Lease, dead
 from artifacts.manifest import File, Manifest, corrupt, digest_file, list_files
 
 
@@ -238,17 +237,15 @@ class Store:
             why = _fault(artifact, folder, file, contents=True)
             if why:
                 chunks = _damaged_chunks(folder, file) or [None]
-                faults += [
-                    Fault(artifact, file.path, chunk, why.replace(f": {file.path}", f": {file.path}, chunk {chunk},", 1) if chunk else why)
-                    for chunk in chunks
-                ]
+                for chunk in chunks:
+                    named = why if chunk is None else why.replace(f": {file.path}", f": {file.path}, chunk {chunk},", 1)
+                    faults.append(Fault(artifact, file.path, chunk, named))
         known = {file.path for file in manifest.files}
         for extra in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = extra.relative_to(folder).as_posix()
             if name not in known:
-                faults.append(
-                    Fault(artifact, name, None, f"{artifact}: {name} is not in the manifest, but lies in its folder; remove it")
-                )
+                why = f"{artifact}: {name} is not in the manifest, but lies in its folder; remove it"
+                faults.append(Fault(artifact, name, None, why))
         return faults
 
     def delete(self, artifact: Artifact) -> None:
@@ -275,38 +272,6 @@ class Store:
             if manifest is not None:
                 self.sweep(artifact, manifest)
             self.backend.swap(path, raw, None)
-
-    def orphans(self) -> Iterator[tuple[Artifact, str, int]]:
-        """Attempts that nobody is working on and no manifest names: artifact, attempt, bytes."""
-        sizes: dict[tuple[Artifact, str], int] = {}
-        for path in self.backend.paths():
-            parts = path.split("/")
-            if len(parts) > 5 and parts[3] == "attempts":
-                at = (Artifact(parts[0], Key(parts[2])), parts[4])
-                sizes[at] = sizes.get(at, 0) + _size(self.backend, path)
-        for (artifact, attempt), size in sizes.items():
-            try:
-                manifest = self.find(artifact)
-            except ArtifactCorrupt:
-                continue  # whose files they are is not known any more: verify tells, a person decides
-            if (manifest is None or manifest.attempt != attempt) and holder(self.backend, artifact) is None:
-                yield artifact, attempt, size
-
-    def remove_orphans(self) -> int:
-        """Delete all orphans and the leases of the dead; returns bytes freed."""
-        self.tidy()
-        freed = 0
-        for artifact, attempt, size in list(self.orphans()):
-            self.backend.delete(f"{self.home(artifact)}/attempts/{attempt}")
-            freed += size
-        return freed
-
-
-def _size(backend: Backend, path: str) -> int:
-    try:
-        return os.path.getsize(backend.folder("") / path)
-    except OSError:
-        return 0
 
 
 def _fault(artifact: Artifact, folder: Path, file: File, *, contents: bool) -> str | None:

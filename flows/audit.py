@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt, ArtifactNotFound
+from artifacts.gc import orphans, remove_orphans
 from artifacts.keys import SHOWN, Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Store
@@ -40,8 +41,7 @@ def listed(store: Store, stage: str | None = None) -> dict[str, Any]:
             )
     rows.sort(key=lambda row: (row["when"], row["stage"], row["key"]))
     runs = [{n: run.get(n) for n in ("id", "when", "status", "seconds", "overrides")} for run in recorded(store)]
-    orphans = [{"artifact": str(a), "attempt": attempt, "bytes": size} for a, attempt, size in store.orphans()]
-    return {"artifacts": rows, "runs": runs, "orphans": orphans}
+    return {"artifacts": rows, "runs": runs, "orphans": _orphans(store)}
 
 
 def find(store: Store, name: str) -> Artifact:
@@ -157,19 +157,22 @@ def verified(store: Store, names: list[str]) -> dict[str, Any]:
 
 def garbage(store: Store, unwanted: bool) -> dict[str, Any]:
     """What could go: attempts that crashed, and with ``unwanted`` all artifacts that no recorded run rests on."""
-    orphans = [{"artifact": str(a), "attempt": attempt, "bytes": size} for a, attempt, size in store.orphans()]
     found = []
     if unwanted:
         wanted = {address for run in recorded(store) for address in run["artifacts"]}
         for artifact in store.artifacts():
             if f"{artifact.stage}/{artifact.key}" not in wanted:
                 found.append({"artifact": f"{artifact.stage}/{artifact.key}", "bytes": _manifest(store, artifact).bytes})
-    return {"orphans": orphans, "unwanted": found}
+    return {"orphans": _orphans(store), "unwanted": found}
+
+
+def _orphans(store: Store) -> list[dict[str, Any]]:
+    return [{"artifact": str(o.artifact), "attempt": o.attempt, "bytes": o.bytes} for o in orphans(store)]
 
 
 def collect(store: Store, unwanted: bool) -> int:
     """Delete what ``garbage`` lists; returns bytes freed."""
-    freed = store.remove_orphans()
+    freed = remove_orphans(store)
     for row in garbage(store, unwanted)["unwanted"]:
         store.delete(_artifact(row["artifact"]))
         freed += row["bytes"]

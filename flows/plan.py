@@ -8,6 +8,7 @@ from typing import Any
 from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
+from tasks.asking import parsed_latents, selected
 from tasks.realising import missing
 from tasks.stage import Recipe
 
@@ -151,7 +152,8 @@ class _Sizes:
             return 0.0
         from tasks.clients.base import Request
 
-        n_latents = self.p.sae.size(self.d_in)
+        chosen = parsed_latents(self.p.explain.get("latents", "all"))
+        n_latents = len(selected(chosen, self.p.sae.size(self.d_in)))
         # Five characters a token, JSON around each: what a prompt of this many windows comes to.
         windows = self.p.mine.n_top + self.p.mine.n_quantile + self.p.mine.n_random
         text = "x" * (2000 + windows * self.p.mine.window_tokens * 10)

@@ -32,6 +32,10 @@ class Backend(ABC):
         """All object paths under a folder, in order."""
 
     @abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes of an object; 0 when there is none."""
+
+    @abstractmethod
     def delete(self, prefix: str) -> None:
         """Remove an object, or all objects under a folder. Absent ones are no error."""
 

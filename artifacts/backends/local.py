@@ -96,6 +96,12 @@ class Local(Backend):
                 if not (name.startswith(".") and name.endswith(".tmp")):
                     yield str(Path(folder, name).relative_to(self.root))
 
+    def size(self, path: str) -> int:
+        try:
+            return self._at(path).stat().st_size
+        except OSError:
+            return 0
+
     def delete(self, prefix: str) -> None:
         target = self._at(prefix)
         if target.is_dir():

@@ -40,6 +40,9 @@ class Memory(Backend):
             names = sorted(self._objects)
         yield from (name for name in names if not prefix or name == prefix or name.startswith(prefix + "/"))
 
+    def size(self, path: str) -> int:
+        return len(self._objects.get(path, b""))
+
     def delete(self, prefix: str) -> None:
         with self._lock:
             for name in list(self.paths(prefix)):

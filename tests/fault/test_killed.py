@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.gc import orphans
 from artifacts.store import Store
 from tests.toys import counted, tree
 
@@ -59,7 +60,7 @@ def test_what_was_committed_before_a_kill_is_never_made_again(tmp_path, seed):
     finished &= {f"pass-{r.spec.part}" for r in recipe.parents() if r.artifact in done and r.spec.site == "b"}
     assert not finished & set(remade)
     assert store.open(recipe.artifact).summary == {"value": 2 * sum(10 + i for i in range(6))}
-    assert list(store.backend.paths("leases")) == [] and list(store.orphans()) == []
+    assert list(store.backend.paths("leases")) == [] and list(orphans(store)) == []
 
 
 def test_two_processes_at_once_make_each_artifact_once(tmp_path):

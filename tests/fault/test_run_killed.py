@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.gc import orphans
 from artifacts.store import Store
 from tests.e2e.test_cli import ROOT, saint
 from tests.small import overrides
@@ -65,6 +66,6 @@ def test_a_run_killed_again_and_again_ends_like_a_quiet_one(tmp_path, seed):
     rounds(tmp_path, "killed", 4 if seed == 0 else 12, seed)
     quiet, killed = (Store.at(tmp_path / name) for name in ("quiet", "killed"))
     assert digests(killed) == digests(quiet)
-    assert list(killed.backend.paths("leases")) == [] and list(killed.orphans()) == []
+    assert list(killed.backend.paths("leases")) == [] and list(orphans(killed)) == []
     runs = json.loads(saint(tmp_path, "ls", "--json", f"backend.root={tmp_path / 'killed'}").stdout)["runs"]
     assert runs[-1]["status"] == "done" and "running" in {r["status"] for r in runs[:-1]}

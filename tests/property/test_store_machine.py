@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from artifacts.errors import ArtifactNotFound
+from artifacts.gc import remove_orphans
 from artifacts.keys import Artifact, key_of, recipe_json
 from artifacts.store import Store
 
@@ -85,7 +86,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def collect(self):
-        self.store.remove_orphans()
+        remove_orphans(self.store)
 
     @invariant()
     def it_holds_what_the_dictionary_holds(self):

@@ -10,6 +10,7 @@ import pytest
 from artifacts.backends.local import Local
 from artifacts.backends.memory import Memory
 from artifacts.errors import ArtifactBusy, ArtifactCorrupt, ArtifactNotFound, LeaseLost, StoreUnwritable
+from artifacts.gc import orphans, remove_orphans
 from artifacts.keys import Artifact, key_of, recipe_json
 from artifacts.lease import FOLDER
 from artifacts.store import Store
@@ -170,16 +171,16 @@ def test_orphans_are_listed_with_their_size_and_removed(tmp_path):
     with pytest.raises(RuntimeError), store.writing(TOY, RECIPE) as attempt:
         (attempt.scratch / "step.bin").write_bytes(b"1234567")
         raise RuntimeError
-    assert [(a, size) for a, _, size in store.orphans()] == [(TOY, 7)]
-    assert store.remove_orphans() == 7
-    assert list(store.orphans()) == []
+    assert [(o.artifact, o.bytes) for o in orphans(store)] == [(TOY, 7)]
+    assert remove_orphans(store) == 7
+    assert list(orphans(store)) == []
 
 
 def test_work_under_a_live_lease_is_no_orphan(tmp_path):
     store = Store.at(tmp_path)
     attempt = store.begin(TOY, RECIPE)
     (attempt.path / "words.txt").write_text("half")
-    assert list(store.orphans()) == []
+    assert list(orphans(store)) == []
     attempt.abandon()
 
 
