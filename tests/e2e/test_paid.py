@@ -1,0 +1,65 @@
+"""Explaining and judging by an LLM, the whole way: real SDK, real HTTP, a fake API that counts what it is paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_cli import saint
+from tests.fake_anthropic import FakeAnthropic
+from tests.small import overrides
+
+KEY = "sk-canary-0123456789"
+ASK = ["explainer=default", "client=anthropic_batch", "scorers=[detection,fuzzing]", "runtime.poll_seconds=0.05"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("world")
+
+
+def run(world: Path, api: FakeAnthropic, *more: str):
+    return saint(
+        world, "run", *overrides(world), "runtime.mode=inline", *ASK, *more,
+        ANTHROPIC_API_KEY=KEY, ANTHROPIC_BASE_URL=api.url,
+    )  # fmt: skip
+
+
+def test_latents_are_explained_and_judged_and_more_of_them_costs_only_the_new_ones(world):
+    with FakeAnthropic() as api:
+        first = run(world, api, "explain.latents=0:6")
+        assert first.returncode == 0, first.stderr[-3000:]
+        paid = dict(api.paid)
+        assert paid and max(paid.values()) == 1
+        assert run(world, api, "explain.latents=0:6").returncode == 0
+        assert api.paid == paid
+        wider = run(world, api, "explain.latents=0:9")
+        assert wider.returncode == 0, wider.stderr[-3000:]
+        assert max(api.paid.values()) == 1 and len(api.paid) > len(paid)
+        record = json.loads(saint(world, "show", "last", "--json").stdout)["run"]
+        metrics = record["metrics"]["layers.1"]
+        assert metrics["explain"]["n"] == 9 and metrics["explain"]["n_ok"] >= 1
+        assert metrics["explain"]["usd"] > 0 and {"score/detection", "score/fuzzing"} <= set(metrics)
+
+
+def test_the_key_is_in_no_file_of_the_store(world):
+    files = [p for p in (world / "saint-store").rglob("*") if p.is_file()]
+    assert len(files) > 20 and not [p for p in files if KEY.encode() in p.read_bytes()]
+
+
+def test_a_run_that_would_cost_too_much_sends_nothing(world):
+    with FakeAnthropic() as api:
+        done = run(world, api, "explain.latents=20:40", "runtime.max_usd=0.0001")
+        assert done.returncode == 1 and "max_usd" in done.stderr
+        assert not api.paid
+
+
+def test_the_plan_prices_llm_stages_and_opens_no_socket(world):
+    with FakeAnthropic() as api:
+        env = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": api.url}
+        done = saint(world, "plan", "--json", *overrides(world), *ASK, "explain.latents=40:60", **env)
+        stages = {s["stage"]: s for s in json.loads(done.stdout)["stages"]}
+        assert stages["explain"]["usd"] > 0 and stages["score"]["usd"] > 0
+        assert api.seen == []
