@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
+from flows import looking
+from flows.console import clean, print_json, size, table
+from flows.looking import parsed
 from tasks.spec import SpecError
 
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
@@ -18,11 +18,7 @@ EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
 ABOUT = {
     "run": "make everything that is missing, from text to report",
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
-    "ls": "artifacts, runs and leftovers of the store",
-    "show": "one artifact, or one run ('last'), with its metrics",
-    "why": "why two artifacts differ: every field, followed back through their inputs",
-    "verify": "every byte against its manifest; names file and chunk; exit code 1 if any is wrong",
-    "gc": "delete what crashed attempts left, and with --unwanted what no run rests on",
+    **looking.ABOUT,
     "report": "make the report if it is missing, and print where it lies",
     "completion": "shell completion: eval \"$(saint completion bash)\"",
 }
@@ -57,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command not in ABOUT:
             raise SpecError(f"{command!r}, but saint has the commands {', '.join(ABOUT)}; use one of them")
-        return _COMMANDS[command]([a for a in rest if a != "--debug"], debug)
+        plain = [a for a in rest if a != "--debug"]
+        return _COMMANDS[command](plain) if command in looking.ABOUT else _COMMANDS[command](plain, debug)
     except SpecError as error:
         return _failed(error, EXIT_USER, debug)
     except (ArtifactError, OSError) as error:
@@ -72,64 +69,19 @@ def _failed(error: BaseException, code: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {_clean(str(error))}", file=sys.stderr)
+    print(f"error: {clean(str(error))}", file=sys.stderr)
     return code
-
-
-def _clean(text: str) -> str:
-    """Without control characters: what came from a corpus or an API must not drive a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
-def _parsed(command: str, rest: list[str], **flags: str) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """Flags, plain names and overrides of a command."""
-    parser = argparse.ArgumentParser(prog=f"saint {command}", description=ABOUT[command], allow_abbrev=False)
-    for name, about in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", help=about)
-    parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="artifacts, runs, or overrides")
-    found = parser.parse_intermixed_args(rest)
-    overrides = [w for w in found.words if "=" in w]
-    return found, [w for w in found.words if "=" not in w], overrides
-
-
-def _store(overrides: list[str]) -> Any:
-    """The store that some overrides mean; other stages' mistakes do not matter here."""
-    from artifacts.store import Store
-    from flows.config import composed
-
-    root = composed(overrides)["backend"]["root"]
-    if not os.path.isdir(os.path.expanduser(root)):
-        raise SpecError(f"backend.root = {root!r}, but there is no store; saint run makes one, backend.root=DIR names another")
-    return Store.at(root)
-
-
-def _json(value: Any) -> int:
-    print(json.dumps(value, indent=1, default=str))
-    return 0
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        table.add_column(name, justify="right" if name in right.split() else "left", no_wrap=name != "figures")
-    for row in rows:
-        table.add_row(*(Text(_clean(str(cell))) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _plan(rest: list[str], debug: bool) -> int:
     from flows.config import load
     from flows.plan import plan
 
-    flags, names, overrides = _parsed("plan", rest, json="print the plan as JSON")
+    flags, names, overrides = parsed("plan", rest, ABOUT["plan"], json="print the plan as JSON")
     _only_overrides(names, "plan")
     found = plan(load(overrides))
     if flags.json:
-        return _json(found.json)
+        return print_json(found.json)
     _print_plan(found)
     return 0
 
@@ -154,7 +106,7 @@ def _print_plan(found: Any) -> None:
         for line in found.lines
     ]
     header = ("stage", "artifacts", "found", "to make", "tokens", "bytes", "time", "cost")
-    _table(header, rows, "artifacts found to make tokens bytes time cost")
+    table(header, rows, "artifacts found to make tokens bytes time cost")
     total = found.json["total"]
     if found.todo:
         print(
@@ -163,16 +115,6 @@ def _print_plan(found: Any) -> None:
         )
     else:
         print("nothing to make: every wanted artifact is in the store")
-
-
-def size(n: float | None) -> str:
-    """Bytes as a person reads them."""
-    n = float(n or 0)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return ""
 
 
 def _run(rest: list[str], debug: bool) -> int:
@@ -233,7 +175,7 @@ def run_once(overrides: list[str], debug: bool = False) -> int:
                     interpret(p.plain, progress, record.finished)
         status = "done"
     except StageFailed as error:
-        status, failure = "failed", _clean(str(error.__cause__))
+        status, failure = "failed", clean(str(error.__cause__))
         _failed(error, 1, True) if debug or p.runtime.debug else None
         print(f"stage: {error.stage}\ncause: {failure}\nresume: the same command", file=sys.stderr)
         return EXIT_USER if isinstance(error.__cause__, SpecError) else EXIT_WORLD
@@ -248,7 +190,7 @@ def _print_summary(p: Any, wanted: Any, seconds: float) -> None:
 
     for hookpoint, named in wanted.named.items():
         for line in lines(p.store, hookpoint, named):
-            print(_clean(line))
+            print(clean(line))
     print(f"{seconds:,.0f} s in all")
 
 
@@ -256,7 +198,7 @@ def _report(rest: list[str], debug: bool) -> int:
     from flows.config import load
     from flows.recipes import recipes
 
-    _, names, overrides = _parsed("report", rest)
+    _, names, overrides = parsed("report", rest, ABOUT["report"])
     _only_overrides(names, "report")
     code = run_once(overrides, debug)
     if code == 0:
@@ -264,94 +206,6 @@ def _report(rest: list[str], debug: bool) -> int:
         for page in recipes(p).reports:
             print(p.store.open(page.artifact).path / "report.html")
     return code
-
-
-def _ls(rest: list[str], debug: bool) -> int:
-    from flows.audit import listed
-
-    flags, names, overrides = _parsed("ls", rest, json="print as JSON")
-    found = listed(_store(overrides), names[0] if names else None)
-    if flags.json:
-        return _json(found)
-    rows = [
-        (f"{r['stage']}/{r['key'][:12]}", r["when"], size(r.get("bytes")), f"{r.get('seconds') or 0:.1f}", _figures(r))
-        for r in found["artifacts"]
-    ]
-    _table(("artifact", "when", "size", "seconds", "figures"), rows, "size seconds")
-    for run in found["runs"][-10:]:
-        print(f"run {run['id']}: {run['status']}, {run['seconds']} s  {' '.join(run['overrides'])}")
-    for orphan in found["orphans"]:
-        print(f"left by a crash: {orphan['artifact']}, {size(orphan['bytes'])} (saint gc --yes frees it)")
-    return 0
-
-
-def _figures(row: dict[str, Any]) -> str:
-    if "corrupt" in row:
-        return "corrupt: saint verify"
-    plain = {n: v for n, v in row["summary"].items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v:,}" for n, v in list(plain.items())[:5])
-
-
-def _show(rest: list[str], debug: bool) -> int:
-    from flows.audit import shown
-
-    flags, names, overrides = _parsed("show", rest, json="print as JSON")
-    found = shown(_store(overrides), names[0] if names else "last")
-    if flags.json:
-        return _json(found)
-    from rich.console import Console
-    from rich.pretty import Pretty
-
-    Console().print(Pretty(next(iter(found.values())), expand_all=False, max_string=200))
-    return 0
-
-
-def _why(rest: list[str], debug: bool) -> int:
-    from flows.audit import why
-
-    flags, names, overrides = _parsed("why", rest, json="print as JSON")
-    if len(names) != 2:
-        raise SpecError(f"saint why takes two artifacts, but {len(names)} are named; saint ls lists them")
-    found = why(_store(overrides), *names)
-    if flags.json:
-        return _json(found)
-    if not found:
-        print("the same artifact")
-    for row in found:
-        print(f"{row['at']}: {row['field']} = {row['left']!r} | {row['right']!r}")
-    return 0
-
-
-def _verify(rest: list[str], debug: bool) -> int:
-    from flows.audit import verified
-
-    flags, names, overrides = _parsed("verify", rest, json="print as JSON")
-    found = verified(_store(overrides), names)
-    if flags.json:
-        _json(found)
-    else:
-        for fault in found["faults"]:
-            print(_clean(fault["why"]))
-        print(f"{found['checked']} artifacts checked, {len(found['faults'])} faults")
-    return 1 if found["faults"] else 0
-
-
-def _gc(rest: list[str], debug: bool) -> int:
-    from flows.audit import collect, garbage
-
-    flags, _, overrides = _parsed(
-        "gc", rest, yes="delete; without it, only list", unwanted="also artifacts that no recorded run rests on"
-    )
-    store = _store(overrides)
-    if flags.yes:
-        print(f"{size(collect(store, flags.unwanted))} freed")
-        return 0
-    found = garbage(store, flags.unwanted)
-    for row in found["orphans"] + found["unwanted"]:
-        print(f"{row['artifact']}  {size(row['bytes'])}")
-    total = sum(row["bytes"] for row in found["orphans"] + found["unwanted"])
-    print(f"{size(total)} could be freed; saint gc --yes does it")
-    return 0
 
 
 def _completion(rest: list[str], debug: bool) -> int:
@@ -362,8 +216,8 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {
-    "run": _run, "plan": _plan, "ls": _ls, "show": _show, "why": _why, "verify": _verify, "gc": _gc,
-    "report": _report, "completion": _completion,
+    "run": _run, "plan": _plan, "report": _report, "completion": _completion,
+    **{name: getattr(looking, name) for name in looking.ABOUT},
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,3 +95,38 @@ class Lines(Progress):
         of = f" of {round(bar.total):,}" if bar.total else ""
         seconds = time.monotonic() - bar.since
         self.note(f"{bar.label}: {round(bar.done):,}{of} {bar.unit} in {seconds:.0f} s  {said(bar.figures)}".rstrip())
+
+
+def clean(text: str) -> str:
+    """Without control characters: what came from a corpus or an API must not drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def print_json(value: Any) -> int:
+    """Print a value as JSON; returns exit code 0."""
+    print(json.dumps(value, indent=1, default=str))
+    return 0
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> None:
+    """Rows under a header on standard output; ``right`` names the columns that hold numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        grid.add_column(name, justify="right" if name in right.split() else "left", no_wrap=name != "figures")
+    for row in rows:
+        grid.add_row(*(Text(clean(str(cell))) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 160).print(grid)
+
+
+def size(n: float | None) -> str:
+    """Bytes as a person reads them."""
+    n = float(n or 0)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n < 1000 or unit == "TB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return ""
