@@ -64,6 +64,12 @@ def start(store: Path, corpus_file: Path, which: str, checkpoint_seconds: float)
     return subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
 
+def found(top: Path, name: str) -> set[str]:
+    """Checkpoints of that name below a folder, in which a process is making and deleting files meanwhile."""
+    paths = (os.path.join(folder, file) for folder, _, files in os.walk(top) for file in files)
+    return {path for path in paths if path.endswith(name)}
+
+
 @pytest.mark.parametrize("which, checkpoint", [("lm", "tiny.pt"), ("sae", "checkpoint/loop.json")])
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(tmp_path, which, checkpoint):
     corpus_file = write_corpus(tmp_path / "corpus.parquet", n_documents=40)
@@ -74,9 +80,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
     for _ in range(2):
         process = start(tmp_path / "killed", corpus_file, which, 0.05)
         limit = time.monotonic() + 60
-        seen = {p.parent for p in (tmp_path / "killed").rglob(checkpoint)}
+        seen = found(tmp_path / "killed", checkpoint)
         while process.poll() is None and time.monotonic() < limit:
-            if {p.parent for p in (tmp_path / "killed").rglob(checkpoint)} - seen:
+            if found(tmp_path / "killed", checkpoint) - seen:
                 time.sleep(0.1)
                 break
             time.sleep(0.005)
