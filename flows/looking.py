@@ -1,0 +1,130 @@
+"""The commands that look at a store: ls, show, why, verify, gc. Data comes from ``flows.audit``; this prints it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from artifacts.store import Store
+from flows.console import clean, print_json, size, table
+from tasks.spec import SpecError
+
+ABOUT = {
+    "ls": "artifacts, runs and leftovers of the store",
+    "show": "one artifact, or one run ('last'), with its metrics",
+    "why": "why two artifacts differ: every field, followed back through their inputs",
+    "verify": "every byte against its manifest; names file and chunk; exit code 1 if any is wrong",
+    "gc": "delete what crashed attempts left, and with --unwanted what no run rests on",
+}
+
+
+def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Flags, plain names and overrides of a command."""
+    parser = argparse.ArgumentParser(prog=f"saint {command}", description=about, allow_abbrev=False)
+    for name, what in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=what)
+    parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="artifacts, runs, or overrides")
+    found = parser.parse_intermixed_args(rest)
+    overrides = [w for w in found.words if "=" in w]
+    return found, [w for w in found.words if "=" not in w], overrides
+
+
+def store_of(overrides: list[str]) -> Store:
+    """The store that some overrides mean; other stages' mistakes do not matter here."""
+    from flows.config import composed
+
+    root = composed(overrides)["backend"]["root"]
+    if not os.path.isdir(os.path.expanduser(root)):
+        raise SpecError(f"backend.root = {root!r}, but there is no store; saint run makes one, backend.root=DIR names another")
+    return Store.at(root)
+
+
+def ls(rest: list[str]) -> int:
+    from flows.audit import listed
+
+    flags, names, overrides = parsed("ls", rest, ABOUT["ls"], json="print as JSON")
+    found = listed(store_of(overrides), names[0] if names else None)
+    if flags.json:
+        return print_json(found)
+    rows = [
+        (f"{r['stage']}/{r['key'][:12]}", r["when"], size(r.get("bytes")), f"{r.get('seconds') or 0:.1f}", _figures(r))
+        for r in found["artifacts"]
+    ]
+    table(("artifact", "when", "size", "seconds", "figures"), rows, "size seconds")
+    for run in found["runs"][-10:]:
+        print(f"run {run['id']}: {run['status']}, {run['seconds']} s  {' '.join(run['overrides'])}")
+    for orphan in found["orphans"]:
+        print(f"left by a crash: {orphan['artifact']}, {size(orphan['bytes'])} (saint gc --yes frees it)")
+    return 0
+
+
+def _figures(row: dict[str, Any]) -> str:
+    if "corrupt" in row:
+        return "corrupt: saint verify"
+    plain = {n: v for n, v in row["summary"].items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v:,}" for n, v in list(plain.items())[:5])
+
+
+def show(rest: list[str]) -> int:
+    from flows.audit import shown
+
+    flags, names, overrides = parsed("show", rest, ABOUT["show"], json="print as JSON")
+    found = shown(store_of(overrides), names[0] if names else "last")
+    if flags.json:
+        return print_json(found)
+    from rich.console import Console
+    from rich.pretty import Pretty
+
+    Console().print(Pretty(next(iter(found.values())), expand_all=False, max_string=200))
+    return 0
+
+
+def why(rest: list[str]) -> int:
+    from flows import audit
+
+    flags, names, overrides = parsed("why", rest, ABOUT["why"], json="print as JSON")
+    if len(names) != 2:
+        raise SpecError(f"saint why takes two artifacts, but {len(names)} are named; saint ls lists them")
+    found = audit.why(store_of(overrides), *names)
+    if flags.json:
+        return print_json(found)
+    if not found:
+        print("the same artifact")
+    for row in found:
+        print(f"{row['at']}: {row['field']} = {row['left']!r} | {row['right']!r}")
+    return 0
+
+
+def verify(rest: list[str]) -> int:
+    from flows.audit import verified
+
+    flags, names, overrides = parsed("verify", rest, ABOUT["verify"], json="print as JSON")
+    found = verified(store_of(overrides), names)
+    if flags.json:
+        print_json(found)
+    else:
+        for fault in found["faults"]:
+            print(clean(fault["why"]))
+        print(f"{found['checked']} artifacts checked, {len(found['faults'])} faults")
+    return 1 if found["faults"] else 0
+
+
+def gc(rest: list[str]) -> int:
+    from flows.audit import collect, garbage
+
+    flags, _, overrides = parsed(
+        "gc", rest, ABOUT["gc"], yes="delete; without it, only list", unwanted="also artifacts that no recorded run rests on"
+    )
+    store = store_of(overrides)
+    if flags.yes:
+        print(f"{size(collect(store, flags.unwanted))} freed")
+        return 0
+    found = garbage(store, flags.unwanted)
+    for row in found["orphans"] + found["unwanted"]:
+        print(f"{row['artifact']}  {size(row['bytes'])}")
+    total = sum(row["bytes"] for row in found["orphans"] + found["unwanted"])
+    print(f"{size(total)} could be freed; saint gc --yes does it")
+    return 0
+
+
