@@ -66,7 +66,8 @@ class TrainedSAE:
 
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.sae.weights().items()}
         tensors |= {f"norm.{name}": value.cpu().contiguous() for name, value in self.norm.state.items()}
-        save_file(tensors, folder / "sae.safetensors", metadata={"format": FORMAT, "version": str(VERSION)})
+        # One entry: safetensors writes several in an order that changes from process to process.
+        save_file(tensors, folder / "sae.safetensors", metadata={"format": f"{FORMAT} {VERSION}"})
         body = {
             "format": FORMAT,
             "version": VERSION,
