@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from artifacts.errors import StoreUnwritable
-from flows.realise import Lane, LaneRecord, realise
+from flows.realise import Lane, LaneRecord, StageFailed, realise
 from flows.recipes import recipes
 from tasks.progress import Progress
 from tasks.realising import Outcome, lanes, make_all
@@ -29,6 +28,12 @@ QUIET = {
 """Read by Prefect when it is imported, so set before; what the user has set stays."""
 
 
+RETRY_SECONDS = 10
+
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors of the operating system that a second try meets again."""
+
+
 def has_server() -> bool:
     """Whether the environment names a Prefect server; without one, Prefect starts its own for the time of the run."""
     return bool(os.environ.get("PREFECT_API_URL"))
@@ -37,7 +42,11 @@ def has_server() -> bool:
 def worth_a_retry(task: Any, run: Any, state: Any) -> bool:
     """Whether a failed lane may come right by itself. A plain function: Prefect ignores any other callable."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, (OSError, ConnectionError)) and not isinstance(error, StoreUnwritable)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING)  # ConnectionError and TimeoutError are OSErrors
+
+
+class ServerFailed(RuntimeError):
+    """Prefect's server could not be used. What was committed stays."""
 
 
 def interpret(
@@ -45,58 +54,76 @@ def interpret(
     progress: Progress | None = None,
     finished: Callable[[LaneRecord], None] = lambda record: None,
 ) -> list[LaneRecord]:
-    """Run the pipeline of a resolved configuration as a Prefect flow, in this process."""
+    """Run the pipeline of a resolved configuration as a Prefect flow, in this process and this thread.
+
+    Raises ``StageFailed`` as ``realise`` does, and ``ServerFailed``.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import prefect
     from prefect.cache_policies import NO_CACHE
     from prefect.states import Completed
-    from prefect.task_runners import ThreadPoolTaskRunner
 
     from flows.config import pipeline
 
     listener = progress or Progress()
 
-    @prefect.flow(name="interpret", persist_result=False, validate_parameters=False, task_runner=ThreadPoolTaskRunner(1))
+    @prefect.flow(name="interpret", persist_result=False, validate_parameters=False)
     def flow(config: dict[str, Any]) -> list[LaneRecord]:
         p = pipeline(config)
         wanted = recipes(p)
-        outcomes: dict[str, Outcome] = {}
 
-        def task_of(lane: Lane, body: Callable[[], Any], retries: int) -> Any:
+        def call(lane: Lane, body: Callable[[], Any], retries: int = 0) -> None:
+            # Called, not submitted to a pool of threads: Ctrl-C reaches the stage itself, and not a future that waits.
             name = str(lane[0].artifact) + (f" and {len(lane) - 1} more" if len(lane) > 1 else "")
-            # A closure, not arguments: Prefect would look into them, and take a state among them for its data.
-            return prefect.task(
-                lambda: body(),
+            prefect.task(
+                lambda: body(),  # a closure, not arguments: Prefect would take a state among them for its data
                 name=lane[0].stage.name,
                 task_run_name=name,
                 tags=lane[0].stage.tags,
                 retries=retries,
-                retry_delay_seconds=10,
+                retry_delay_seconds=RETRY_SECONDS,
                 retry_condition_fn=worth_a_retry,
                 cache_policy=NO_CACHE,
                 persist_result=False,
                 log_prints=False,
-            )
+            )()
 
         def submit(lane: Lane) -> Outcome:
-            def body() -> None:  # takes and returns nothing: tensors and recipes never pass through Prefect
-                outcomes[lane[0].key] = make_all(lane, p.store, p.runtime, listener)
+            outcome = Outcome()
 
-            future = task_of(lane, body, retries=2).submit()
-            future.wait()
-            future.result()
-            return outcomes[lane[0].key]
+            def body() -> None:  # takes and returns nothing: tensors and recipes never pass through Prefect
+                found = make_all(lane, p.store, p.runtime, listener)
+                outcome.made += found.made
+                outcome.hits += found.hits
+
+            call(lane, body, retries=2)
+            return outcome
 
         def cached(lane: Lane) -> Any:
             return Completed(name="Cached", message=", ".join(f"{recipe.artifact} hit" for recipe in lane))
 
-        hits = [recipe for recipe in wanted.all() if p.store.find(recipe.artifact) is not None]
-        shown = []
-        for lane in lanes(hits):
-            shown.append(task_of(lane, partial(cached, lane), retries=0).submit())
-        for future in shown:
-            future.wait()
+        for lane in lanes([recipe for recipe in wanted.all() if p.store.find(recipe.artifact) is not None]):
+            call(lane, partial(cached, lane))
         return realise(wanted.reports, p.store, p.runtime, listener, submit, finished)
 
-    return flow(config)
+    try:
+        return flow(config)
+    except Exception as error:
+        if not _of_prefect(error):
+            raise
+        where = os.environ.get("PREFECT_API_URL", "")
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ServerFailed(
+            f"PREFECT_API_URL = {where!r}, but the run could not be kept there ({said[0]}); start that server, "
+            "unset the variable, or use runtime.mode=inline"
+        ) from error
+
+
+def _of_prefect(error: BaseException) -> bool:
+    """Whether an error comes from Prefect or the HTTP client that it talks through, and not from a stage of ours."""
+    if isinstance(error, StageFailed):
+        return error.__cause__ is not None and _of_prefect(error.__cause__)
+    return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or (
+        isinstance(error, RuntimeError) and "Failed to reach API" in str(error)
+    )
