@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt, ArtifactNotFound
@@ -16,9 +17,15 @@ from tasks.spec import SpecError
 
 
 def listed(store: Store, stage: str | None = None) -> dict[str, Any]:
-    """Every artifact, the oldest first, every run, and what crashed attempts left."""
-    rows = []
-    for artifact in store.artifacts():
+    """Every artifact (or those of one stage), the oldest first, every run, and what crashed attempts left.
+
+    Raises ``SpecError`` for a stage of which there is nothing.
+    """
+    rows: list[dict[str, Any]] = []
+    every = list(store.artifacts())
+    if stage is not None and every and stage not in {a.stage for a in every}:
+        raise SpecError(f"{stage}, but this store has artifacts of {', '.join(sorted({a.stage for a in every}))}; name one")
+    for artifact in every:
         if stage is not None and artifact.stage != stage:
             continue
         try:
@@ -155,14 +162,27 @@ def verified(store: Store, names: list[str]) -> dict[str, Any]:
     }
 
 
-def garbage(store: Store, unwanted: bool) -> dict[str, Any]:
-    """What could go: attempts that crashed, and with ``unwanted`` all artifacts that no recorded run rests on."""
+def latest_reports(store: Store) -> list[Path]:
+    """The report files of the newest run that has any, one for each hookpoint. Raises ``SpecError``."""
+    for run in reversed(recorded(store)):
+        pages = [_artifact(named["report"]) for named in run["wanted"].values() if "report" in named]
+        if pages and all(store.find(page) is not None for page in pages):
+            return [store.open(page).path / "report.html" for page in pages]
+    raise SpecError("saint report, but no run of this store has come to its report yet; saint run makes one")
+
+
+def garbage(store: Store, unwanted: bool, names: Sequence[str] = ()) -> dict[str, Any]:
+    """What could go: the artifacts that are named; or attempts that crashed, and with ``unwanted`` also all
+    artifacts that no recorded run rests on."""
+    if names:
+        named = sorted({find(store, name) for name in names})
+        return {"orphans": [], "unwanted": [{"artifact": f"{a.stage}/{a.key}", "bytes": _bytes(store, a)} for a in named]}
     found = []
     if unwanted:
         wanted = {address for run in recorded(store) for address in run["artifacts"]}
         for artifact in store.artifacts():
             if f"{artifact.stage}/{artifact.key}" not in wanted:
-                found.append({"artifact": f"{artifact.stage}/{artifact.key}", "bytes": _manifest(store, artifact).bytes})
+                found.append({"artifact": f"{artifact.stage}/{artifact.key}", "bytes": _bytes(store, artifact)})
     return {"orphans": _orphans(store), "unwanted": found}
 
 
@@ -170,10 +190,17 @@ def _orphans(store: Store) -> list[dict[str, Any]]:
     return [{"artifact": str(o.artifact), "attempt": o.attempt, "bytes": o.bytes} for o in orphans(store)]
 
 
-def collect(store: Store, unwanted: bool) -> int:
+def _bytes(store: Store, artifact: Artifact) -> int:
+    try:
+        return _manifest(store, artifact).bytes
+    except ArtifactCorrupt:
+        return sum(store.backend.size(path) for path in store.backend.paths(store.home(artifact)))
+
+
+def collect(store: Store, unwanted: bool, names: Sequence[str] = ()) -> int:
     """Delete what ``garbage`` lists; returns bytes freed."""
-    freed = remove_orphans(store)
-    for row in garbage(store, unwanted)["unwanted"]:
+    freed = 0 if names else remove_orphans(store)
+    for row in garbage(store, unwanted, names)["unwanted"]:
         store.delete(_artifact(row["artifact"]))
         freed += row["bytes"]
     return freed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from artifacts.errors import ArtifactError
@@ -13,13 +16,13 @@ from flows.console import clean, print_json, size, table
 from flows.looking import parsed
 from tasks.spec import SpecError
 
-EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 ABOUT = {
     "run": "make everything that is missing, from text to report",
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **looking.ABOUT,
-    "report": "make the report if it is missing, and print where it lies",
+    "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
     "completion": "shell completion: eval \"$(saint completion bash)\"",
 }
 
@@ -38,7 +41,7 @@ Options: --json on plan, ls, show and verify; --debug shows tracebacks; backend.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 interrupted."""
+    """Entry point. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 or 143 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:12}{about}" for name, about in ABOUT.items())))
@@ -57,11 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[command](plain) if command in looking.ABOUT else _COMMANDS[command](plain, debug)
     except SpecError as error:
         return _failed(error, EXIT_USER, debug)
+    except BrokenPipeError:  # whoever read our output has enough of it (saint ls | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ArtifactError, OSError) as error:
         return _failed(error, EXIT_WORLD, debug)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted; what was committed stays\nresume: the same command", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it before they kill: ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _failed(error: BaseException, code: int, debug: bool) -> int:
@@ -126,8 +148,10 @@ def _run(rest: list[str], debug: bool) -> int:
 def _through_hydra(rest: list[str], debug: bool) -> int:
     """``--help``, ``--cfg``, ``--info``, ``-m`` and Hydra's other flags, as its users know them."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from flows.config import in_grammar
+    from flows.config import explained, in_grammar
 
     codes: list[int] = []
 
@@ -136,9 +160,13 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
 
         codes.append(run_once(list(HydraConfig.get().overrides.task), debug))
 
-    argv, sys.argv = sys.argv, ["saint run", *(in_grammar(a) for a in rest)]
+    sweep = not {"-m", "--multirun"}.isdisjoint(rest)
+    argv, sys.argv = sys.argv, ["saint run", *(in_grammar(a, sweep) for a in rest)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and go out in our words
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(explained(error, [a for a in rest if "=" in a])) from None
     finally:
         sys.argv = argv
     return max(codes, default=0)
@@ -148,7 +176,7 @@ def run_once(overrides: list[str], debug: bool = False) -> int:
     """One run: plan, work, summary. Returns the exit code."""
     from flows.config import load
     from flows.console import display
-    from flows.interpret import has_server, interpret
+    from flows.interpret import ServerFailed, has_server, interpret
     from flows.plan import plan
     from flows.realise import StageFailed, realise
     from flows.runs import RunRecord
@@ -160,7 +188,7 @@ def run_once(overrides: list[str], debug: bool = False) -> int:
         _print_plan(found)
         sys.stdout.flush()
         p.store.backend.check_writable()
-        record = RunRecord(p, found.wanted, overrides)
+        record = RunRecord(p, found, overrides)
     except SpecError as error:
         return _failed(error, EXIT_USER, debug)
     except ArtifactError as error:
@@ -168,17 +196,21 @@ def run_once(overrides: list[str], debug: bool = False) -> int:
     status, failure = "interrupted", None
     try:
         if found.todo or has_server():
-            with display() as progress:
+            with _ended_by_sigterm(), display() as progress:
                 if p.runtime.mode == "inline":
                     realise(found.wanted.reports, p.store, p.runtime, progress, finished=record.finished)
                 else:
                     interpret(p.plain, progress, record.finished)
         status = "done"
-    except StageFailed as error:
-        status, failure = "failed", clean(str(error.__cause__))
-        _failed(error, 1, True) if debug or p.runtime.debug else None
-        print(f"stage: {error.stage}\ncause: {failure}\nresume: the same command", file=sys.stderr)
-        return EXIT_USER if isinstance(error.__cause__, SpecError) else EXIT_WORLD
+    except (StageFailed, ServerFailed) as error:
+        stage, cause = (error.stage, error.__cause__) if isinstance(error, StageFailed) else ("run", error)
+        status, failure = "failed", " ".join(clean(str(cause) or type(cause).__name__).split())
+        if debug or p.runtime.debug:
+            import traceback
+
+            traceback.print_exception(error)
+        print(f"stage: {stage}\ncause: {failure}\nresume: the same command", file=sys.stderr)
+        return EXIT_USER if isinstance(cause, SpecError) else EXIT_WORLD
     finally:
         record.save(status, failure)
     _print_summary(p, found.wanted, time.monotonic() - begun)
@@ -195,17 +227,26 @@ def _print_summary(p: Any, wanted: Any, seconds: float) -> None:
 
 
 def _report(rest: list[str], debug: bool) -> int:
+    from flows.audit import latest_reports
     from flows.config import load
     from flows.recipes import recipes
 
-    _, names, overrides = parsed("report", rest, ABOUT["report"])
+    flags, names, overrides = parsed("report", rest, ABOUT["report"], open="also open it in a browser")
     _only_overrides(names, "report")
-    code = run_once(overrides, debug)
-    if code == 0:
+    if all(override.startswith("backend.") for override in overrides):
+        found = latest_reports(looking.store_of(overrides))
+    else:
+        if code := run_once(overrides, debug):
+            return code
         p = load(overrides)
-        for page in recipes(p).reports:
-            print(p.store.open(page.artifact).path / "report.html")
-    return code
+        found = [p.store.open(page.artifact).path / "report.html" for page in recipes(p).reports]
+    for path in found:
+        print(path)
+        if flags.open:
+            import webbrowser
+
+            webbrowser.open(path.as_uri())
+    return 0
 
 
 def _completion(rest: list[str], debug: bool) -> int:

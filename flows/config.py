@@ -32,6 +32,9 @@ from tasks.spec import Runtime, SpecError
 from tasks.train import TrainSpec
 
 GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
+SECTIONS = (
+    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
+)  # fmt: skip
 
 
 class Place(BaseModel):
@@ -92,14 +95,17 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         return plain(compose("config", overrides=[in_grammar(o) for o in overrides]))
     except (HydraException, OmegaConfBaseException) as error:
-        raise SpecError(_explained(error, overrides)) from None
+        raise SpecError(explained(error, overrides)) from None
 
 
-def in_grammar(override: str) -> str:
-    """An override with the characters in paths and globs quoted that Hydra's grammar keeps for itself."""
+def in_grammar(override: str, sweep: bool = False) -> str:
+    """An override with the characters in paths and globs quoted that Hydra's grammar keeps for itself.
+
+    In a ``sweep``, commas part values, as they do everywhere else there.
+    """
     name, sign, value = override.partition("=")
     if sign and name.endswith(("path", "root", "url")) and value and value[0] not in "'\"[{" and value != "null":
-        return f"{name}='{value}'"
+        return f"{name}=" + ",".join(f"'{one}'" for one in (value.split(",") if sweep else [value]))
     return override
 
 
@@ -117,6 +123,10 @@ def plain(config: Any) -> dict[str, Any]:
 
 def pipeline(config: Mapping[str, Any]) -> Pipeline:
     """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
+    known = {*GROUPS, *SECTIONS}
+    for name in sorted(set(config) - known):
+        near = difflib.get_close_matches(name, known, 1) or ["saint run --cfg job"]
+        raise SpecError(f"{name}, but there is no such part of the configuration; did you mean {near[0]}?")
     nouns = {
         name: None
         if name == "client" and config[name].get("kind") == "none"
@@ -218,7 +228,7 @@ def _check_parent(root: str) -> None:
         )
 
 
-def _explained(error: Exception, overrides: Sequence[str]) -> str:
+def explained(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's complaint in our grammar."""
     text = str(error).strip()
     if found := re.search(r"Could not override '([^']+)'", text):
@@ -232,11 +242,10 @@ def _explained(error: Exception, overrides: Sequence[str]) -> str:
         options = kinds(f"tasks.{GROUPS[group]}") if group in GROUPS else []
         with suppress(OSError):
             options = _options(group)
-        folder = f"tasks/{GROUPS.get(group, group)}"
-        return (
-            f"{group} = {name!r}, but conf/{group}/ has {', '.join(options)}; "
-            f"use one of them, or add {folder}/{name}.py and conf/{group}/{name}.yaml"
-        )
+        new = f", or add tasks/{GROUPS[group]}/{name}.py and conf/{group}/{name}.yaml" if group in GROUPS else ""
+        return f"{group} = {name!r}, but conf/{group}/ has {', '.join(options)}; use one of them{new}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}, but a run takes one value; add -m to run each of them, or write one"
     first = text.splitlines()[0] if text else type(error).__name__
     bad = next((o for o in overrides if o and o in text), None) or " ".join(overrides)
     return f"{bad}, but it is no override that can be read ({first}); write name=value, and quote what has commas or spaces"

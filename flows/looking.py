@@ -15,8 +15,15 @@ ABOUT = {
     "show": "one artifact, or one run ('last'), with its metrics",
     "why": "why two artifacts differ: every field, followed back through their inputs",
     "verify": "every byte against its manifest; names file and chunk; exit code 1 if any is wrong",
-    "gc": "delete what crashed attempts left, and with --unwanted what no run rests on",
+    "gc": "delete what crashes left, with --unwanted also what no run rests on; or the artifacts that are named",
 }
+
+
+_TELLING = {
+    "n_sentences", "n_documents", "n_layers", "d_model", "n_rows", "n_latents", "fvu", "l0", "ce_loss_recovered",
+    "dead_fraction", "n_ok", "n", "usd", "mean", "control_mean",
+}  # fmt: skip
+"""Figures that ``ls`` shows first."""
 
 
 def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[argparse.Namespace, list[str], list[str]]:
@@ -55,7 +62,7 @@ def ls(rest: list[str]) -> int:
     for run in found["runs"][-10:]:
         print(f"run {run['id']}: {run['status']}, {run['seconds']} s  {' '.join(run['overrides'])}")
     for orphan in found["orphans"]:
-        print(f"left by a crash: {orphan['artifact']}, {size(orphan['bytes'])} (saint gc --yes frees it)")
+        print(f"unfinished: {orphan['artifact']}, {size(orphan['bytes'])} (a run goes on from it; saint gc --yes frees it)")
     return 0
 
 
@@ -63,6 +70,7 @@ def _figures(row: dict[str, Any]) -> str:
     if "corrupt" in row:
         return "corrupt: saint verify"
     plain = {n: v for n, v in row["summary"].items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    plain = dict(sorted(plain.items(), key=lambda item: item[0] not in _TELLING))
     return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v:,}" for n, v in list(plain.items())[:5])
 
 
@@ -113,14 +121,14 @@ def verify(rest: list[str]) -> int:
 def gc(rest: list[str]) -> int:
     from flows.audit import collect, garbage
 
-    flags, _, overrides = parsed(
+    flags, names, overrides = parsed(
         "gc", rest, ABOUT["gc"], yes="delete; without it, only list", unwanted="also artifacts that no recorded run rests on"
     )
     store = store_of(overrides)
     if flags.yes:
-        print(f"{size(collect(store, flags.unwanted))} freed")
+        print(f"{size(collect(store, flags.unwanted, names))} freed")
         return 0
-    found = garbage(store, flags.unwanted)
+    found = garbage(store, flags.unwanted, names)
     for row in found["orphans"] + found["unwanted"]:
         print(f"{row['artifact']}  {size(row['bytes'])}")
     total = sum(row["bytes"] for row in found["orphans"] + found["unwanted"])

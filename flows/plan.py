@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from artifacts.errors import ArtifactCorrupt
 from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
@@ -91,7 +92,10 @@ class _Sizes:
         self.d_in = self.facts.d_model if self.facts else None
         self.past: dict[str, list[float]] = {}
         for artifact in store.artifacts():
-            manifest = store.find(artifact)
+            try:
+                manifest = store.find(artifact)
+            except ArtifactCorrupt:
+                continue  # not one of ours, or ``missing`` would have said so: saint verify tells
             if manifest is not None:
                 self.past.setdefault(artifact.stage, []).append(manifest.made_by.get("seconds", 0.0))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from artifacts.lease import boot_id, process_started
 from artifacts.store import Store
 from flows.config import Pipeline
+from flows.plan import Plan
 from flows.realise import LaneRecord
-from flows.recipes import Wanted
 
 FOLDER = "runs"
 
@@ -21,7 +23,8 @@ FOLDER = "runs"
 class RunRecord:
     """The record of one run. Rewritten whole after every lane, so that a killed run tells how far it came."""
 
-    def __init__(self, p: Pipeline, wanted: Wanted, overrides: list[str]) -> None:
+    def __init__(self, p: Pipeline, found: Plan, overrides: list[str]) -> None:
+        todo = set(found.todo)
         self.id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}"
         self.path = p.store.backend.work(FOLDER) / f"{self.id}.json"
         self.lanes: list[dict[str, Any]] = []
@@ -31,8 +34,10 @@ class RunRecord:
             "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "overrides": overrides,
             "config": p.plain,
-            "wanted": {h: {n: f"{r.stage.name}/{r.key}" for n, r in named.items()} for h, named in wanted.named.items()},
-            "artifacts": [f"{r.stage.name}/{r.key}" for r in wanted.all()],
+            "wanted": {h: {n: f"{r.stage.name}/{r.key}" for n, r in named.items()} for h, named in found.wanted.named.items()},
+            "artifacts": [f"{r.stage.name}/{r.key}" for r in found.wanted.all()],
+            "found": [f"{r.stage.name}/{r.key}" for r in found.wanted.all() if r not in todo],
+            "process": _me(),
         }
         self.save("running")
 
@@ -54,6 +59,19 @@ class RunRecord:
 
 
 def recorded(store: Store) -> list[dict[str, Any]]:
-    """All run records, the oldest first."""
+    """All run records, the oldest first. One that still says ``running`` but whose process is gone is ``killed``."""
     folder = Path(store.backend.folder(FOLDER))
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder.exists() else []
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder.exists() else []
+    return [{**run, "status": "killed"} if run["status"] == "running" and _gone(run) else run for run in found]
+
+
+def _me() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "started": process_started(os.getpid())}
+
+
+def _gone(run: dict[str, Any]) -> bool:
+    """Whether the process of a run ended on this host; of other hosts nobody here can tell."""
+    process = run.get("process", {})
+    if process.get("host") != socket.gethostname():
+        return False
+    return process["boot"] != boot_id() or process_started(process["pid"]) != process["started"]
