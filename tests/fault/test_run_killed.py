@@ -68,4 +68,4 @@ def test_a_run_killed_again_and_again_ends_like_a_quiet_one(tmp_path, seed):
     assert digests(killed) == digests(quiet)
     assert list(killed.backend.paths("leases")) == [] and list(orphans(killed)) == []
     runs = json.loads(saint(tmp_path, "ls", "--json", f"backend.root={tmp_path / 'killed'}").stdout)["runs"]
-    assert runs[-1]["status"] == "done" and "running" in {r["status"] for r in runs[:-1]}
+    assert runs[-1]["status"] == "done" and "killed" in {r["status"] for r in runs[:-1]}
