@@ -92,7 +92,7 @@ class Survey:
         key = row * self.n + latent
         order = np.argsort(key)
         self._take_windows(row, latent, value, key[order], value[order])
-        self._take_sentences(row, latent, value)
+        self._take_sentences(self.rows.sentence_id[start:stop], row, latent, value)
         inside = self._rows_of_pool(start, stop)
         if len(inside):
             window, at = inside.T
@@ -139,8 +139,8 @@ class Survey:
         new["values"] = np.where((key[where] == wanted) & (at < new["end"][:, None]), by_key[where], 0).astype(np.float32)
         self.windows = new if old is None else concatenated([taken(old, keep[:n_old]), new])
 
-    def _take_sentences(self, row: np.ndarray, latent: np.ndarray, value: np.ndarray) -> None:
-        """SAINT's three rankings of sentences: by mean, largest and last activation."""
+    def _take_sentences(self, ids: np.ndarray, row: np.ndarray, latent: np.ndarray, value: np.ndarray) -> None:
+        """SAINT's three rankings of sentences: by mean, largest and last activation. ``ids``: of all rows of the block."""
         sentence = self.rows.sentence_id[row].astype(np.int64)
         order = np.lexsort((row, latent, sentence))
         group = sentence[order] * self.n + latent[order]
@@ -148,7 +148,7 @@ class Survey:
         if not len(starts):
             return
         ends = np.append(starts[1:], len(order)) - 1
-        size = np.bincount(self.rows.sentence_id[row.min() : row.max() + 1])
+        size = np.bincount(ids)  # silent tokens count in the mean
         found = {
             "latent": latent[order][starts],
             "sentence_id": sentence[order][starts],
@@ -158,7 +158,7 @@ class Survey:
         last_row = self._last_row(found["sentence_id"])
         is_last = row[order][ends] == last_row
         values = {
-            "mean": np.add.reduceat(value[order], starts) / size[found["sentence_id"]],
+            "mean": np.add.reduceat(value[order].astype(np.float64), starts) / size[found["sentence_id"]],
             "max": np.maximum.reduceat(value[order], starts),
             "last": np.where(is_last, value[order][ends], 0),
         }
