@@ -125,14 +125,18 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
     """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
     known = {*GROUPS, *SECTIONS}
     for name in sorted(set(config) - known):
-        near = difflib.get_close_matches(name, known, 1) or ["saint run --cfg job"]
-        raise SpecError(f"{name}, but there is no such part of the configuration; did you mean {near[0]}?")
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"
+        raise SpecError(f"{name} = {config[name]!r}, but there is no {name} in the configuration; {hint}")
     nouns = {
         name: None
         if name == "client" and config[name].get("kind") == "none"
         else decode(f"tasks.{package}", config[name], name).pinned()
         for name, package in GROUPS.items()
     }
+    if nouns["client"] is None and len(config["client"]) > 1:
+        more = next(name for name in config["client"] if name != "kind")
+        raise SpecError(f"client.{more} = {config['client'][more]!r}, but client is none; add client=anthropic_batch")
     capture = dict(config["capture"])
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
     runtime = validated(Runtime, config["runtime"], "runtime")

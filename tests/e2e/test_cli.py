@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,8 +46,8 @@ def first(world) -> subprocess.CompletedProcess:
     return done
 
 
-def listed(world: Path) -> dict:
-    return json.loads(saint(world, "ls", "--json").stdout)
+def listed(world: Path, *more: str) -> dict:
+    return json.loads(saint(world, "ls", "--json", *more).stdout)
 
 
 def test_a_run_prints_its_plan_and_what_came_out(first):
@@ -120,6 +122,7 @@ def test_gc_lists_first_and_deletes_when_told(world, first):
 def test_the_report_command_prints_the_path(world, first):
     path = saint(world, "report", *overrides(world), "runtime.mode=inline").stdout.strip().splitlines()[-1]
     text = Path(world, path).read_text()
+    assert saint(world, "report").stdout.strip() == path  # without overrides: the latest
     assert "default-src 'none'" in text and "http://" not in text.replace("http://www.w3.org/", "")
 
 
@@ -134,10 +137,44 @@ def test_help_configuration_multirun_and_completion_work(world, first):
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == "plan"
 
 
+def interrupted(world: Path, number: signal.Signals, *more: str, **env: str) -> tuple[int, str, float]:
+    """Exit code, last lines and seconds to the end of a long training that gets a signal."""
+    store = world / f"{number.name}-store"
+    command = [
+        sys.executable, "-m", "flows.cli", "run", *overrides(world), "train.n_tokens=90000000",
+        "runtime.checkpoint_seconds=0.2", f"backend.root={store}", *more,
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=world, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    limit = time.monotonic() + 120
+    while not any(store.glob("train/*/*/attempts/*/scratch/*")) and time.monotonic() < limit:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    seconds = time.monotonic() - begun
+    assert "Traceback" not in said, said
+    assert listed(world, f"backend.root={store}")["runs"][-1]["status"] == "interrupted"
+    assert not any((store / "leases").glob("*.json"))  # whoever comes next need not wait
+    return process.returncode, "\n".join(said.splitlines()[-2:]), seconds
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_at_once_and_says_how_to_go_on(world, first, number, code):
+    returned, said, seconds = interrupted(world, number, "runtime.mode=inline")
+    assert (returned, said) == (code, "interrupted; what was committed stays\nresume: the same command")
+    assert seconds < 20  # a second here; training would go on for minutes
+
+
 def test_mistakes_are_one_line_and_exit_code_2(world):
     for arguments, message in [
         (("rum",), "'rum', but saint has the commands run, plan"),
         (("run", "sae.kk=1"), "sae.kk=1, but there is no sae.kk"),
+        (("run", "--cfg", "job", "sae.kk=1"), "sae.kk=1, but there is no sae.kk"),
+        (("run", "-m", "sae=nonesuch"), "sae = 'nonesuch', but conf/sae/ has topk"),
         (("show", "ffffffffffff"), "no artifact of this store is called so"),
         (("ls", "backend.root=nowhere"), "there is no store"),
     ]:

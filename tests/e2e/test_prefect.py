@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_cli import listed, saint
+from tests.e2e.test_cli import ROOT, interrupted, listed, saint
 from tests.small import overrides
 
 
@@ -99,6 +100,51 @@ def test_a_failing_stage_is_three_lines_and_the_same_command_resumes(server, wor
     assert run(world, server, "evaluate.seed=5").returncode == 0
 
 
+def test_ctrl_c_ends_a_stage_and_not_only_the_wait_for_it(server, world):
+    returned, said, seconds = interrupted(world, signal.SIGINT, PREFECT_API_URL=server, PREFECT_HOME=str(world / "prefect"))
+    assert returned == 130 and said.endswith("resume: the same command")
+    assert seconds < 30  # 2 s here; training would go on for minutes
+    (flow,) = post(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert flow["state"]["name"] == "Crashed"
+
+
+FLAKY = """
+import sys
+import flows.interpret as interpreting
+from flows.config import composed
+from tasks.realising import make_all
+
+calls, errors = [], {"corpus": ConnectionError("the line was cut"), "lm": ValueError("this will not get better")}
+
+def flaky(lane, *rest):
+    calls.append(lane[0].stage.name)
+    if calls.count(calls[-1]) == 1 and calls[-1] in errors:
+        raise errors[calls[-1]]
+    return make_all(lane, *rest)
+
+interpreting.make_all, interpreting.RETRY_SECONDS = flaky, 0.1
+try:
+    interpreting.interpret(composed(sys.argv[1:]))
+except interpreting.StageFailed as error:
+    print(calls, error)
+"""
+
+
+def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(server, world, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FLAKY, *overrides(world), f"backend.root={tmp_path / 'store'}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PREFECT_API_URL": server, "PREFECT_HOME": str(world / "prefect")},
+    )  # fmt: skip
+    assert done.stdout.strip() == "['corpus', 'corpus', 'lm'] lm: this will not get better", done.stderr[-2000:]
+
+
+def test_a_server_that_does_not_answer_is_told_and_not_waited_for(world):
+    done = run(world, "http://127.0.0.1:9/api", "train.seed=4")
+    assert done.returncode == 1 and "cause: PREFECT_API_URL = 'http://127.0.0.1:9/api', but" in done.stderr
+    assert "runtime.mode=inline" in done.stderr and "resume: the same command" in done.stderr
+
+
 def test_without_a_server_a_run_brings_its_own(tmp_path, world):
     done = saint(
         world, "run", *overrides(world), "train.seed=3", "explain.latents=0:4", PREFECT_HOME=str(tmp_path / "prefect")
@@ -108,5 +154,3 @@ def test_without_a_server_a_run_brings_its_own(tmp_path, world):
     begun = time.monotonic()
     again = saint(world, "run", *overrides(world), "train.seed=3", "explain.latents=0:4")
     assert "nothing to make" in again.stdout and time.monotonic() - begun < 30
-
-

@@ -42,6 +42,11 @@ ROOT = Path(__file__).parents[2]
         (["explain.latents=9:3"], "latents"),
         (["backend.root=/dev/null/store"], "backend.root = '/dev/null/store', but /dev/null cannot be written"),
         (["k 3"], "but it is no override that can be read"),
+        (["+nope=1"], "nope = 1, but there is no nope in the configuration"),
+        (["+trian.seed=1"], "but there is no trian in the configuration; did you mean train?"),
+        (["+client.model=claude"], "client.model = 'claude', but client is none; add client=anthropic_batch"),
+        (["backend=s3"], "backend = 's3', but conf/backend/ has local; use one of them$"),
+        (["sae.k=8,16"], "sae.k=8,16, but a run takes one value; add -m to run each of them"),
     ],
 )
 def test_a_mistake_is_one_sentence(typed, message, monkeypatch):
