@@ -212,7 +212,7 @@ def run_once(overrides: list[str], debug: bool = False) -> int:
         print(f"stage: {stage}\ncause: {failure}\nresume: the same command", file=sys.stderr)
         return EXIT_USER if isinstance(cause, SpecError) else EXIT_WORLD
     finally:
-        record.save(status, failure)
+        record.update(status, failure)
     _print_summary(p, found.wanted, time.monotonic() - begun)
     return 0
 

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class RunRecord:
             "config": p.plain,
             "wanted": {h: {n: f"{r.stage.name}/{r.key}" for n, r in named.items()} for h, named in found.wanted.named.items()},
             "artifacts": [f"{r.stage.name}/{r.key}" for r in found.wanted.all()],
-            "found": [f"{r.stage.name}/{r.key}" for r in found.wanted.all() if r not in todo],
+            "found": [f"{r.stage.name}/{r.key}" for r in found.wanted.all() if r not in todo and p.store.find(r.artifact)],
             "process": _me(),
         }
         self.save("running")
@@ -47,7 +48,12 @@ class RunRecord:
         for name in ("made", "hits"):
             body[name] = [f"{a['stage']}/{a['key']}" for a in body[name]]
         self.lanes.append(body)
-        self.save("running")
+        self.update("running")
+
+    def update(self, status: str, error: str | None = None) -> None:
+        """Write the record if it can be written: what fills a disk is the stage's to tell, not its record's."""
+        with suppress(OSError):
+            self.save(status, error)
 
     def save(self, status: str, error: str | None = None) -> None:
         """Write the record: ``running``, ``done``, ``failed`` or ``interrupted``."""

@@ -117,6 +117,27 @@ def test_every_group_file_decodes_and_names_every_field():
             cls.model_validate(fields)
 
 
+@pytest.mark.parametrize("section", ["capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend"])
+def test_every_setting_of_a_section_can_be_seen_and_typed(section):
+    from flows.config import Place
+    from tasks.capture import CaptureSpec
+    from tasks.evaluate import EvaluateSpec
+    from tasks.explain import ExplainSpec
+    from tasks.mine import MineSpec
+    from tasks.report import ReportSpec
+    from tasks.score import ScoreSpec
+    from tasks.spec import Runtime
+    from tasks.train import TrainSpec
+
+    cls = {
+        "capture": CaptureSpec, "train": TrainSpec, "evaluate": EvaluateSpec, "mine": MineSpec, "explain": ExplainSpec,
+        "score": ScoreSpec, "report": ReportSpec, "runtime": Runtime, "backend": Place,
+    }[section]  # fmt: skip
+    groups = {"sae", "explainer", "client", "scorer"}
+    by_recipe = {"hookpoint", "split", "shard"}
+    assert set(composed([])[section]) - {"hookpoints"} == set(cls.model_fields) - groups - by_recipe
+
+
 def test_the_whole_configuration_is_plain_data():
     import json
 
