@@ -131,10 +131,12 @@ def _print_plan(found: Any) -> None:
     table(header, rows, "artifacts found to make tokens bytes time cost")
     total = found.json["total"]
     if found.todo:
-        print(
-            f"{len(found.todo)} to make, about {size(total['bytes'])}, {total['seconds']:,.0f} s and ${total['usd']:,.2f}"
-            " (seconds: of earlier runs here, or guessed)"
-        )
+        cost = "a cost that nobody knows yet" if total["usd"] is None else f"${total['usd']:,.2f}"
+        if total["bytes"] is None:
+            what = f"of a size that is known once the model is here, and {cost}"
+        else:
+            what = f"about {size(total['bytes'])}, {total['seconds']:,.0f} s and {cost} (seconds: of earlier runs here, or guessed)"
+        print(f"{len(found.todo)} to make, {what}")
     else:
         print("nothing to make: every wanted artifact is in the store")
 

@@ -10,6 +10,8 @@ from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
 from tasks.asking import parsed_latents, selected
+from tasks.capture import expected
+from tasks.lms.base import Facts
 from tasks.realising import missing
 from tasks.stage import Recipe
 
@@ -50,11 +52,19 @@ class Plan:
     @property
     def json(self) -> dict[str, Any]:
         """The same as documented JSON (README, "Output for scripts")."""
-        total = {name: sum(getattr(line, name) or 0 for line in self.lines) for name in ("bytes", "seconds", "usd")}
+        todo = set(self.todo)
+        working = [line for line in self.lines if line.missing]
+        total: dict[str, Any] = {
+            name: sum(getattr(line, name) or 0 for line in working) for name in ("bytes", "seconds", "usd")
+        }
+        if any(line.usd is None for line in working):
+            total["usd"] = None
+        if any(line.stage == "capture" and line.bytes is None for line in working):
+            total["bytes"] = total["seconds"] = None
         return {
             "stages": [asdict(line) for line in self.lines],
             "artifacts": [
-                {"stage": r.stage.name, "key": r.key, "missing": r in set(self.todo)} for r in self.wanted.all()
+                {"stage": r.stage.name, "key": r.key, "missing": r in todo} for r in self.wanted.all()
             ],
             "missing": len(self.todo),
             "total": total,
@@ -64,29 +74,30 @@ class Plan:
 def plan(p: Pipeline) -> Plan:
     """What running a pipeline would take. Opens no socket, writes nothing."""
     wanted = recipes(p)
-    every, todo = wanted.all(), missing(wanted.reports, p.store)
+    every, order = wanted.all(), missing(wanted.reports, p.store)
+    todo = set(order)
     lines: dict[str, Line] = {}
     for recipe in every:
         line = lines.setdefault(recipe.stage.name, Line(recipe.stage.name, 0, 0, 0, 0))
         line.n += 1
-        if recipe in set(todo):
+        if recipe in todo:
             line.missing += 1
         elif p.store.find(recipe.artifact) is not None:
             line.cached += 1
         else:
             line.skipped += 1
-    sizes = _Sizes(p, p.store, every)
+    sizes = _Sizes(p, p.store, every, order)
     for line in lines.values():
         if line.missing:
             line.n_tokens, line.bytes, line.seconds, line.usd = sizes.of(line)
-    return Plan(wanted, list(lines.values()), todo)
+    return Plan(wanted, list(lines.values()), order)
 
 
 class _Sizes:
     """Expected tokens, bytes, seconds and dollars per stage."""
 
-    def __init__(self, p: Pipeline, store: Store, every: list[Recipe]) -> None:
-        self.p, self.facts = p, p.lm.facts()
+    def __init__(self, p: Pipeline, store: Store, every: list[Recipe], todo: list[Recipe]) -> None:
+        self.p, self.facts, self.todo = p, p.lm.facts(), todo
         corpus = store.find(every[0].artifact)
         self.n_chars = corpus.summary["n_chars"] if corpus else p.corpus.expected_chars()
         self.d_in = self.facts.d_model if self.facts else None
@@ -123,44 +134,70 @@ class _Sizes:
         return n_tokens, 4 * parameters, 6.0 * n_tokens * parameters
 
     def _capture(self, line: Line) -> tuple[Any, Any, Any]:
-        from tasks.capture import expected
-
-        if self.facts is None or self.n_chars is None:
+        if self.n_chars is None:
             return None, None, None
+        if self.facts is None:
+            return round(self._n_tokens() * self._share(line)), None, None
         found = [
             expected(self.n_chars, self.facts, self.p.capture.model_copy(update={"hookpoint": h, "max_tokens": None}))
             for h in self.p.hookpoints
         ]
-        share = self._share(line)
-        n_tokens, size = sum(f.n_tokens for f in found) * share, sum(f.n_bytes for f in found) * share
+        share, kept = self._share(line), self._n_tokens() / max(1, sum(f.n_tokens for f in found))
+        n_tokens, size, flops = (
+            share * kept * whole
+            for whole in (
+                sum(f.n_tokens for f in found),
+                sum(f.n_bytes for f in found),
+                max(f.flops for f in found),  # one pass serves all hookpoints
+            )
+        )
+        return round(n_tokens), round(size), flops
+
+    def _n_tokens(self) -> int:
+        """Tokens of all text, once for each hookpoint."""
+        facts = self.facts or Facts("a model", n_layers=1, d_model=1)
+        text = self.p.capture.model_copy(update={"hookpoint": "layers.0", "max_tokens": None})
+        n = expected(self.n_chars or 0, facts, text).n_tokens
         if self.p.capture.max_tokens is not None:
-            most = self.p.capture.max_tokens * line.missing
-            size, n_tokens = size * min(1.0, most / max(1.0, n_tokens)), min(n_tokens, most)
-        return round(n_tokens), round(size), max(f.flops for f in found) * share  # one pass serves all hookpoints
+            n = min(n, self.p.capture.max_tokens * (self.p.capture.n_shards + 2))
+        return n * len(self.p.hookpoints)
 
     def _train(self, line: Line) -> tuple[Any, Any, Any]:
+        n_tokens = self.p.train.n_tokens * line.missing
         if self.d_in is None:
-            return None, None, None
-        n_latents, n_tokens = self.p.sae.size(self.d_in), self.p.train.n_tokens * line.missing
+            return n_tokens, None, None
+        n_latents = self.p.sae.size(self.d_in)
         return n_tokens, 8 * n_latents * self.d_in * line.missing, 4.0 * self.d_in * n_latents * n_tokens
 
     def _mine_shard(self, line: Line) -> tuple[Any, Any, Any]:
-        if self.d_in is None or self.n_chars is None:
+        if self.n_chars is None:
             return None, None, None
-        n_tokens = round(self.n_chars / 4 * self._share(line))
+        n_tokens = round(self._n_tokens() * self._share(line))
+        if self.d_in is None:
+            return n_tokens, None, None
         return n_tokens, None, 8.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
 
     def _usd(self, line: Line) -> float | None:
-        client = self.p.client
-        if client is None or self.d_in is None or (line.stage == "explain" and not self.p.explainer.NEEDS_CLIENT):
+        """Expected cost of what is to be explained or scored; None where the number of latents is not known yet."""
+        client, explainer = self.p.client, self.p.explainer
+        times = 0
+        for recipe in self.todo:
+            if recipe.stage.name != line.stage:
+                continue
+            if line.stage == "explain":
+                times += explainer.NEEDS_CLIENT
+            elif recipe.spec.scorer.needs_client(not explainer.NEEDS_CLIENT):  # who asks no LLM gives a predicate
+                times += 2 if recipe.spec.control else 1
+        if client is None or not times:
             return 0.0
+        if self.d_in is None and self.p.sae.n_latents is None:
+            return None
         from tasks.clients.base import Request
 
         chosen = parsed_latents(self.p.explain.get("latents", "all"))
-        n_latents = len(selected(chosen, self.p.sae.size(self.d_in)))
+        n_latents = len(selected(chosen, self.p.sae.size(self.d_in or 0)))
         # Five characters a token, JSON around each: what a prompt of this many windows comes to.
         windows = self.p.mine.n_top + self.p.mine.n_quantile + self.p.mine.n_random
         text = "x" * (2000 + windows * self.p.mine.window_tokens * 10)
         one = client.estimate([Request(system="", user=text, max_tokens=400)]).usd
-        times = 1 if line.stage == "explain" else 2 * line.missing if self.p.score.get("control", True) else line.missing
         return None if one is None else round(one * n_latents * times, 2)

@@ -24,7 +24,10 @@ def lines(store: Store, hookpoint: str, named: dict[str, Recipe]) -> Iterator[st
     if explained:
         yield f"{explained.get('n_ok', 0):,} of {explained.get('n', 0):,} latents explained, ${explained.get('usd') or 0:.2f}"
     for name, found in summary.items():
-        if name.startswith("score/") and found.get("mean") is not None:
+        if name.startswith("score/") and found.get("mean") is None:
+            statuses = ", ".join(f"{n:,} {status}" for status, n in (found.get("statuses") or {}).items())
+            yield f"{name.removeprefix('score/')}: no score ({statuses or 'no latents'})"
+        elif name.startswith("score/"):
             control = f", shuffled explanations {found['control_mean']:.3f}" if found.get("control_mean") is not None else ""
             yield f"{name.removeprefix('score/')}: mean balanced accuracy {found['mean']:.3f} over {found['n_ok']:,}{control}"
             yield from _best(store, named, name)

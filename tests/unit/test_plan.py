@@ -1,0 +1,74 @@
+"""The plan: what a run would take, before any of it is done."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.config import load
+from flows.plan import Line, Plan, plan
+
+ASKED = ["explainer=default", "client=anthropic_batch"]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert list(tmp_path.iterdir()) == []  # a plan writes nothing
+
+
+def planned(*overrides: str) -> Plan:
+    return plan(load(overrides))
+
+
+def line(found: Plan, stage: str) -> Line:
+    return next(line for line in found.lines if line.stage == stage)
+
+
+def test_nothing_exists_so_everything_is_to_be_made():
+    found = planned("capture.n_shards=4")
+    assert all(line.missing == line.n and line.cached == line.skipped == 0 for line in found.lines)
+    assert found.json["missing"] == len(found.json["artifacts"]) == 20
+    assert all(found.json["total"][name] > 0 for name in ("bytes", "seconds")) and found.json["total"]["usd"] == 0
+
+
+def test_tokens_and_bytes_grow_with_hookpoints_but_the_time_of_the_pass_does_not():
+    one, two = planned("capture.hookpoints=[layers.1]"), planned("capture.hookpoints=[layers.0,layers.1]")
+    assert line(two, "capture").n_tokens == 2 * line(one, "capture").n_tokens
+    assert line(two, "capture").bytes == 2 * line(one, "capture").bytes
+    assert line(two, "capture").seconds == line(one, "capture").seconds
+    assert line(two, "train").n_tokens == 2 * line(one, "train").n_tokens
+
+
+def test_a_limit_on_tokens_is_kept_by_the_plan():
+    found = planned("capture.max_tokens=1000", "capture.n_shards=4")
+    assert line(found, "capture").n_tokens == line(found, "mine_shard").n_tokens == 6 * 1000
+
+
+def test_dollars_are_for_what_an_llm_is_asked_and_for_nothing_else():
+    assert planned(*ASKED).json["total"]["usd"] > 0
+    lexical = planned("client=anthropic_batch")
+    assert lexical.json["total"]["usd"] == 0  # its predicates need no judge
+    judged = planned("client=anthropic_batch", "scorers=[detection,fuzzing]")
+    assert line(judged, "explain").usd == 0 and line(judged, "score").usd > 0
+
+
+def test_dollars_follow_latents_hookpoints_and_the_control():
+    p = load([])
+    half = p.sae.size(p.lm.facts().d_model) // 2
+    whole, some = planned(*ASKED), planned(*ASKED, f"explain.latents=0:{half}")
+    assert line(some, "explain").usd == pytest.approx(line(whole, "explain").usd / 2, abs=0.01)
+    two = planned(*ASKED, "capture.hookpoints=[layers.0,layers.1]")
+    assert line(two, "explain").usd == pytest.approx(2 * line(whole, "explain").usd, abs=0.02)
+    assert line(planned(*ASKED, "score.control=false"), "score").usd == pytest.approx(line(whole, "score").usd / 2, abs=0.01)
+
+
+def test_what_is_not_known_of_a_model_that_is_not_here_is_null_and_never_free(monkeypatch):
+    from tasks.lms.hf import HF
+
+    monkeypatch.setattr(HF, "facts", lambda self: None)
+    total = planned("lm=gpt2", *ASKED).json["total"]
+    assert total == {"bytes": None, "seconds": None, "usd": None}
+    assert planned("lm=gpt2").json["total"]["usd"] == 0
+    assert line(planned("lm=gpt2"), "train").n_tokens == load([]).train.n_tokens
