@@ -75,6 +75,12 @@ class PrefectServer:
                     raise RuntimeError(f"no Prefect server:\n{self.log.read_text()[-3000:]}") from None
                 time.sleep(0.2)
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the server so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """SIGKILL, as a power cut or the kernel's out-of-memory killer would."""
         self._end(signal.SIGKILL)
@@ -94,13 +100,19 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(home: Path, database: str | None = None, **env: str) -> Iterator[PrefectServer]:
+def prefect_server(
+    home: Path, database: str | None = None, *, plain: bool = False, **env: str
+) -> Iterator[PrefectServer]:
     """A running Prefect server with the settings of ``deployments/server.env``; ``env`` is laid over them.
 
-    ``database`` is a SQLAlchemy URL such as ``postgres`` gives; None is SQLite in ``home``.
+    ``database`` is a SQLAlchemy URL such as ``postgres`` gives; None is SQLite in ``home``. ``plain`` leaves out
+    server.env, all but what keeps the server from telling its makers.
     """
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    settings = {**outside, **env_file(ROOT / "deployments/server.env"), "PREFECT_HOME": str(home)}
+    ours = env_file(ROOT / "deployments/server.env")
+    if plain:
+        ours = {name: ours[name] for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED")}
+    settings = {**outside, **ours, "PREFECT_HOME": str(home)}
     if database:
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
     server = PrefectServer(home, {**settings, **env})
