@@ -9,7 +9,9 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.checks.base import Check, Status
 
@@ -147,7 +149,7 @@ class Server:
                 yield Check(f"workers {pool}", nobody, f"no worker of pool {pool} is online", f"saint worker --pool {pool}")
 
     def database(self, n_workers: int) -> Iterator[Check]:
-        kind = database_kind(self.ask("/admin/settings"))
+        kind = database_kind(self.ask("/admin/settings"), self.url)
         if kind is None:
             return
         if kind == "SQLite" and n_workers > SQLITE_WORKERS:
@@ -183,13 +185,15 @@ class Server:
             yield Check("llm limit", "warning", said, "saint deploy")
 
 
-def database_kind(settings: Any) -> str | None:
-    """What a server's settings tell of its database; None where they do not tell."""
-    database = ((settings or {}).get("server") or {}).get("database") or {}
-    said = f"{database.get('driver') or ''} {database.get('connection_url') or ''}"
+def database_kind(settings: Any, url: str) -> str | None:
+    """What a server's settings tell of its database; None where they do not tell, since the address is kept secret.
+
+    A server on this machine is known by SQLite's write-ahead log, which is there while the database is open.
+    """
+    settings = settings or {}
+    driver = ((settings.get("server") or {}).get("database") or {}).get("driver") or ""
     for mark, kind in (("postgresql", "PostgreSQL"), ("sqlite", "SQLite")):
-        if mark in said:
+        if driver.startswith(mark):
             return kind
-    if database and not database.get("connection_url") and not database.get("host"):
-        return "SQLite"  # Prefect's default
-    return None
+    here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    return "SQLite" if here and Path(settings.get("home", ""), "prefect.db-wal").exists() else None

@@ -186,6 +186,14 @@ def test_sqlite_is_enough_until_many_workers_write_to_it():
     assert status == "warning" and "9 workers" in found and "PostgreSQL" in todo
 
 
+def test_a_database_that_the_server_keeps_secret_is_known_by_its_file(tmp_path):
+    settings = {"home": str(tmp_path), "server": {"database": {"driver": None, "connection_url": "**********"}}}
+    assert server.database_kind(settings, "http://127.0.0.1:4200/api") is None
+    (tmp_path / "prefect.db-wal").touch()
+    assert server.database_kind(settings, "http://127.0.0.1:4200/api") == "SQLite"
+    assert server.database_kind(settings, "http://elsewhere:4200/api") is None
+
+
 def test_a_server_that_does_not_answer_keeps_nobody_waiting():
     refusing = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
     with socket.socket() as silent:
