@@ -1,4 +1,5 @@
-"""The same load of flows on SQLite as Prefect sets it, on SQLite with ``deployments/server.env``, and on PostgreSQL.
+"""The same load of flows on SQLite as Prefect sets it, on SQLite with ``deployments/server.env`` (and with one
+connection in place of fifteen), and on PostgreSQL.
 
 ``python -m benchmarks.server [PROCESSES FLOWS STAGES]``; 8 3 50 are the defaults. Takes some minutes.
 """
@@ -21,6 +22,10 @@ def main(processes: int = 8, flows: int = 3, stages: int = 50) -> None:
         home = Path(folder)
         _turn("SQLite, Prefect's defaults", home / "defaults", None, {}, processes, flows, stages, plain=True)
         _turn("SQLite, server.env", home / "sqlite", None, client_settings(), processes, flows, stages)
+        one = home / ":memory:"  # in a path, this makes Prefect open one connection; the file is on disk all the same
+        one.mkdir()
+        url = f"sqlite+aiosqlite:///{one}/prefect.db"
+        _turn("SQLite, one connection", home / "one", url, client_settings(), processes, flows, stages)
         try:
             with postgres(home / "cluster") as url:
                 _turn("PostgreSQL, server.env", home / "postgres", url, client_settings(), processes, flows, stages)
@@ -28,8 +33,8 @@ def main(processes: int = 8, flows: int = 3, stages: int = 50) -> None:
             print(f"PostgreSQL: {reason}")
 
 
-def _turn(name, home, database, client, processes, flows, stages, plain=False, **env) -> None:
-    with prefect_server(home, database, plain=plain, **env) as server:
+def _turn(name, home, database, client, processes, flows, stages, plain=False) -> None:
+    with prefect_server(home, database, plain=plain) as server:
         got = load(server, processes, flows, stages, client)
     print(
         f"{name:28}{f'{got.ok}/{got.wanted}':>9}{f'{got.recorded}/{got.wanted * stages}':>12}{got.seconds:8.0f}"
