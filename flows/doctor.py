@@ -64,8 +64,11 @@ def checks(overrides: Sequence[str], environ: Mapping[str, str]) -> Iterator[Che
     config, p, check = configured(overrides)
     yield check
     runtime, client = config.get("runtime", {}), config.get("client", {})
-    yield from server(environ, runtime.get("mode") == "pool", client.get("kind", "none") != "none")
-    yield from gpus(cards(), built_for(), str(runtime.get("device", "auto")))
+    if runtime.get("mode") == "inline":
+        yield Check("server", "ok", "runtime.mode = 'inline': the run needs none")
+    else:
+        yield from server(environ, runtime.get("mode") == "pool", client.get("kind", "none") != "none")
+    yield from gpus(cards(), built_for(), str(runtime.get("device", "auto")), environ.get("CUDA_VISIBLE_DEVICES"))
     yield from stored(config, p)
     yield from asking(client, p)
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from flows.checks.base import Check
 
-_QUERY = ("index", "name", "memory.total", "memory.used")
+_QUERY = ("index", "name", "memory.total", "memory.used", "driver_version")
+
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""Of each major version of CUDA, on Linux; within one, an older driver runs newer builds."""
 
 
 def cards() -> list[dict[str, str]] | str | None:
@@ -42,8 +45,10 @@ def built_for() -> str | None:
     return found[1] if found else None
 
 
-def gpus(found: list[dict[str, str]] | str | None, cuda: str | None, device: str) -> Iterator[Check]:
-    """``device`` is ``runtime.device``."""
+def gpus(
+    found: list[dict[str, str]] | str | None, cuda: str | None, device: str, visible: str | None = None
+) -> Iterator[Check]:
+    """``device`` is ``runtime.device``, ``visible`` is CUDA_VISIBLE_DEVICES."""
     wanted = device.startswith("cuda")
     if isinstance(found, str):
         yield Check("gpu", "wrong", f"nvidia-smi fails: {' '.join(found.split())[:200]}", "mend the driver, or reboot")
@@ -57,8 +62,22 @@ def gpus(found: list[dict[str, str]] | str | None, cuda: str | None, device: str
                 "gpu", "wrong", f"{len(found)} card(s), but this torch was built without CUDA, so they lie idle",
                 "install the CUDA build of torch",
             )  # fmt: skip
+        elif (driver := _number(found[0]["driver_version"])) < (least := OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 0)):
+            yield Check(
+                "gpu", "wrong", f"driver {driver:g}, but torch was built for CUDA {cuda}, which needs {least} or newer",
+                "update the driver, or install a build of torch for an older CUDA",
+            )  # fmt: skip
+        if visible is not None and visible.strip() in ("", "-1"):
+            said = f"CUDA_VISIBLE_DEVICES = {visible!r} hides every card"
+            yield Check("gpu", "wrong" if wanted else "warning", said, "unset it, or use runtime.device=cpu")
         for card in found:
             yield Check("gpu", "ok", _said(card) + (f"; torch for CUDA {cuda}" if cuda else ""))
+
+
+def _number(version: str) -> float:
+    """The first number of a version; infinite where there is none, so that what is not known is not complained of."""
+    found = re.match(r"\d+", version)
+    return float(found[0]) if found else float("inf")
 
 
 def _said(card: dict[str, str]) -> str:

@@ -46,14 +46,20 @@ def server(environ: Mapping[str, str], pooled: bool = False, asks_llm: bool = Fa
         said = f"PREFECT_API_URL = {url!r}, but it does not answer ({str(error) or type(error).__name__})"
         yield Check("server", "wrong", said, _START)
     except _Strange as error:
-        yield Check("server", "wrong", f"PREFECT_API_URL = {url!r}, but {error}", "does it end in /api? see deployments/")
+        yield Check("server", "wrong", f"PREFECT_API_URL = {url!r}, but {error}", error.todo)
 
 
 _START = "start the server (deployments/), correct PREFECT_API_URL, or unset it"
 
 
 class _Strange(Exception):
-    """An answer that no Prefect server gives."""
+    """An answer that our Prefect server does not give."""
+
+    todo = "let it name Prefect's API, as in http://127.0.0.1:4200/api"
+
+
+class _Refused(_Strange):
+    todo = "set PREFECT_API_AUTH_STRING (or PREFECT_API_KEY) to what it asks for"
 
 
 def _headers(environ: Mapping[str, str]) -> dict[str, str]:
@@ -80,7 +86,8 @@ class Server:
         if answer.status_code == 404:
             return None
         if answer.status_code >= 400:
-            raise _Strange(f"{path} is answered with {answer.status_code} {answer.reason_phrase}")
+            refused = answer.status_code in (401, 403)
+            raise (_Refused if refused else _Strange)(f"{path} is answered with {answer.status_code} {answer.reason_phrase}")
         try:
             return answer.json()
         except ValueError:

@@ -29,9 +29,9 @@ N_RACERS = 8
 
 def local(root: Path) -> Iterator[Check]:
     """Checks of a folder, in a folder of our own inside it (or inside what it would be made in) that goes again."""
-    root = root.expanduser().absolute()
-    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    root = place = root.expanduser().absolute()
     try:
+        place = next(folder for folder in (root, *root.parents) if folder.exists())
         with tempfile.TemporaryDirectory(prefix=".saint-doctor-", dir=place) as probe:
             yield Check("store", "ok", f"{root} can be written" if place == root else f"{root} can be made")
             yield from promises(Local(probe))
@@ -47,22 +47,26 @@ def local(root: Path) -> Iterator[Check]:
 def promises(backend: Backend) -> Iterator[Check]:
     """``create`` and ``swap``, each by several threads at once: one may win."""
     home = f"doctor-{uuid.uuid4().hex}"
+    name = "create-if-absent"
     try:
         winners = _race(lambda i: backend.create(f"{home}/created", b"%d" % i))
         late = backend.create(f"{home}/created", b"late")
         if winners == 1 and not late and backend.read(f"{home}/created") != b"late":
-            yield Check("create-if-absent", "ok", f"{N_RACERS} writers, one winner")
+            yield Check(name, "ok", f"{N_RACERS} writers, one winner")
         else:
             said = f"{winners + late} of {N_RACERS + 1} writers were told that they made one and the same object"
-            yield Check("create-if-absent", "wrong", said, "use another place: two runs would overwrite each other here")
+            yield Check(name, "wrong", said, "use another place: two runs would overwrite each other here")
+        name = "compare-and-swap"
         made = backend.swap(f"{home}/swapped", None, b"first")
         winners = _race(lambda i: backend.swap(f"{home}/swapped", b"first", b"%d" % i))
         stale = backend.swap(f"{home}/swapped", b"first", b"stale")
         if made and winners == 1 and not stale:
-            yield Check("compare-and-swap", "ok", f"{N_RACERS} writers, one winner")
+            yield Check(name, "ok", f"{N_RACERS} writers, one winner")
         else:
             said = f"{winners + stale} of {N_RACERS + 1} writers swapped what only the first still found"
-            yield Check("compare-and-swap", "wrong", said, "use another place: leases would not hold here")
+            yield Check(name, "wrong", said, "use another place: leases would not hold here")
+    except OSError as error:  # such as a file system without hard links
+        yield Check(name, "wrong", f"it fails here ({(error.strerror or str(error)).lower()})", "use another place for the store")
     finally:
         backend.delete(home)
 

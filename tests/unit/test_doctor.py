@@ -75,13 +75,26 @@ def smi(folder: Path, monkeypatch, script: str) -> list:
     return gpus.cards()
 
 
+H200S = "echo '0, NVIDIA H200, 143771, 10240, 570.124.06'; echo '1, NVIDIA H200, [N/A], [N/A], 570.124.06'"
+
+
 def test_cards_are_listed_and_a_torch_without_cuda_is_told(tmp_path, monkeypatch):
-    cards = smi(tmp_path, monkeypatch, "echo '0, NVIDIA H200, 143771, 10240'; echo '1, NVIDIA H200, [N/A], [N/A]'")
+    cards = smi(tmp_path, monkeypatch, H200S)
     first, second = gpus.gpus(cards, "12.8", "auto")
     assert first.status == second.status == "ok" and "memory unknown" in second.found
     assert first.found == "cuda:0 NVIDIA H200, 10.0 of 140 GiB in use; torch for CUDA 12.8"
     bad, *_ = gpus.gpus(cards, None, "auto")
     assert bad.status == "wrong" and "without CUDA" in bad.found and "CUDA build of torch" in bad.todo
+
+
+def test_a_driver_too_old_for_torch_and_cards_that_are_hidden_are_told(tmp_path, monkeypatch):
+    cards = smi(tmp_path, monkeypatch, H200S)
+    old, *_ = gpus.gpus(cards, "13.0", "auto")
+    assert old.status == "wrong" and "driver 570, but torch was built for CUDA 13.0, which needs 580" in old.found
+    hidden, *_ = gpus.gpus(cards, "12.8", "auto", visible="")
+    assert hidden.status == "warning" and "hides every card" in hidden.found
+    assert next(c.status for c in gpus.gpus(cards, "12.8", "cuda", visible="-1")) == "wrong"
+    assert {c.status for c in gpus.gpus(cards, "12.8", "cuda", visible="1")} == {"ok"}
 
 
 def test_a_broken_driver_is_told(tmp_path, monkeypatch):
@@ -211,6 +224,14 @@ def test_without_an_address_a_run_brings_its_own_server_unless_it_is_meant_for_p
     assert [c.status for c in server.server({}, pooled=True)] == ["wrong"]
 
 
+def test_a_server_that_asks_for_a_password_is_told_from_one_that_is_strange():
+    for code, todo in ((401, "PREFECT_API_AUTH_STRING"), (500, "name Prefect's API")):
+        transport = httpx.MockTransport(lambda request, code=code: httpx.Response(code))
+        with httpx.Client(transport=transport) as client, pytest.raises(server._Strange, match=str(code)) as error:
+            list(server.Server(client, "http://here/api").checks("warning", False))
+        assert todo in error.value.todo
+
+
 def test_a_password_is_sent_as_prefect_sends_it():
     assert server._headers({"PREFECT_API_AUTH_STRING": "admin:pass"}) == {"Authorization": "Basic YWRtaW46cGFzcw=="}
     assert server._headers({}) == {}
@@ -248,6 +269,13 @@ def test_a_lock_that_keeps_nobody_out_is_found(tmp_path, monkeypatch):
     assert store.flock(tmp_path).status == "wrong" and "function not implemented" in store.flock(tmp_path).found
 
 
+class Linkless(Local):
+    """A file system without hard links."""
+
+    def create(self, path, data):
+        raise PermissionError(1, "Operation not permitted")
+
+
 class Overwriting(Memory):
     """Create that does not look, as an object store that ignores conditions."""
 
@@ -267,9 +295,11 @@ class Trusting(Memory):
         return True
 
 
-def test_broken_promises_of_a_place_are_found():
+def test_broken_promises_of_a_place_are_found(tmp_path):
     assert {c.status for c in store.promises(Memory())} == {"ok"}
     assert named(store.promises(Overwriting()))["create-if-absent"].status == "wrong"
+    (linkless,) = store.promises(Linkless(tmp_path))
+    assert linkless.status == "wrong" and "operation not permitted" in linkless.found
     found = named(store.promises(Trusting()))["compare-and-swap"]
     assert found.status == "wrong" and "of 9 writers" in found.found
 
@@ -371,6 +401,13 @@ def test_a_configuration_that_does_not_compose_is_one_fault_among_the_rest(tmp_p
     assert found["configuration"].status == "wrong" and "sae.knn" in found["configuration"].found
     found = named(checks([f"backend.root={tmp_path}", "capture.hookpoints=[]"], {}))
     assert found["configuration"].status == "wrong" and found["flock"].status == "ok" and "disk" not in found
+
+
+def test_a_run_without_prefect_needs_no_server(tmp_path):
+    env = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    where = f"backend.root={tmp_path}"
+    assert named(checks([where, "runtime.mode=inline"], env))["server"].status == "ok"
+    assert named(checks([where], env))["server"].status == "wrong"
 
 
 def test_the_command_prints_marks_facts_and_remedies_and_makes_no_store(tmp_path, monkeypatch, capsys):
