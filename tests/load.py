@@ -40,7 +40,7 @@ class Outcome:
     """Seconds of the Prefect server's processor time."""
 
     locked: int
-    """Lines of the server's log that say ``database is locked``."""
+    """Times that SQLite told the server ``database is locked``, if the server logs what clients may ask again."""
 
     recorded: int
     """Task runs that the server knows to be completed."""
@@ -72,7 +72,7 @@ def load(server: PrefectServer, processes: int, flows: int, stages: int, client:
     found = [json.loads(line) for out in printed for line in out.splitlines() if line.startswith("{")]
     with open(server.log, "rb") as log:
         log.seek(log_begin)
-        locked = sum(b"database is locked" in line for line in log)
+        locked = sum(line.startswith(b"sqlite3.OperationalError: database is locked") for line in log)
     lost = [flow["error"] for flow in found if flow["error"]]
     return Outcome(
         wanted=processes * flows,

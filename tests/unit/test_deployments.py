@@ -63,6 +63,26 @@ def test_an_env_file_says_the_same_to_a_shell_and_to_systemd(path):
     assert {name: seen[name].strip("'") for name in env_file(path)} == env_file(path)
 
 
+def test_a_folder_called_memory_makes_prefect_open_one_connection_to_a_file(tmp_path, no_prefect):
+    """What server.env says of SQLite; a Prefect that does otherwise opens several, as without it."""
+    import asyncio
+
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from sqlalchemy import text
+
+    (tmp_path / ":memory:").mkdir()
+
+    async def connections() -> int:
+        engine = await AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/:memory:/prefect.db").engine()
+        async with engine.connect() as connection:
+            await connection.execute(text("CREATE TABLE kept (x)"))
+        await engine.dispose()
+        return engine.pool.size() + engine.pool._max_overflow
+
+    assert asyncio.run(connections()) == 1
+    assert b"CREATE TABLE kept" in (tmp_path / ":memory:/prefect.db").read_bytes()
+
+
 def compose() -> dict:
     return yaml.safe_load((FILES / "docker-compose.yml").read_text())
 
