@@ -1,0 +1,102 @@
+"""What was swept, and the heat maps of a sweep that is a grid."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tasks.reporting.sweep_table import Column, Row, numeric, settings, short, spelled, visible
+
+MOST_MAPS = 12
+"""Small multiples of one metric that a person still compares; more settings than that are a table's work."""
+
+
+class Axis(NamedTuple):
+    """One thing that was swept."""
+
+    name: str
+    """``hookpoint``, or a setting's dotted name."""
+
+    title: str
+    values: list[str]
+    """As shown; numbers by size, hookpoints by layer, names in the order of the jobs."""
+
+    numeric: bool
+
+
+def in_order(hookpoints: Sequence[str]) -> list[str]:
+    """Distinct hookpoints by layer number, a block's sites after its residual stream; others last, by name."""
+
+    def place(hookpoint: str) -> tuple[int, int, str]:
+        found = re.fullmatch(r"layers\.([0-9]{1,9})(?:\.(.*))?", hookpoint, re.S)
+        return (0, int(found[1]), found[2] or "") if found else (1, 0, hookpoint)
+
+    return sorted(set(hookpoints), key=place)
+
+
+def axes(rows: Sequence[Row]) -> list[Axis]:
+    """What takes more than one value: hookpoints first, then numeric settings, then the others."""
+    hookpoints = [visible(hookpoint) for hookpoint in in_order([row["hookpoint"] for row in rows])]
+    found = [Axis("hookpoint", "hookpoint", hookpoints, False)]
+    for name, title in short(settings(rows)).items():
+        values = [row["settings"].get(name) for row in rows]
+        numbers = numeric(values)
+        found.append(Axis(name, title, list(dict.fromkeys(map(spelled, sorted(values) if numbers else values))), numbers))
+    found.sort(key=lambda axis: (axis.name != "hookpoint", not axis.numeric))
+    return [axis for axis in found if len(axis.values) > 1]
+
+
+def at(row: Row, axis: Axis) -> str:
+    """A job's value on an axis, as shown."""
+    return visible(row["hookpoint"]) if axis.name == "hookpoint" else spelled(row["settings"].get(axis.name))
+
+
+def grid(rows: Sequence[Row], swept: Sequence[Axis]) -> dict[tuple[str, ...], Row] | None:
+    """Coordinates to job, if the sweep is a grid: no two jobs in one place, and more than half of the places taken.
+
+    So a grid of which a few jobs failed is still one, and a random search is none.
+    """
+    found = {tuple(at(row, axis) for axis in swept): row for row in rows}
+    places = 1
+    for axis in swept:
+        places *= len(axis.values)
+    return found if len(found) == len(rows) and 2 * len(rows) > places else None
+
+
+def heat_maps(rows: Sequence[Row], swept: Sequence[Axis], columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """For each metric, a map for each combination of the settings that are not its two axes; none without a grid."""
+    places = grid(rows, swept) if len(swept) > 1 else None
+    if places is None:
+        return []
+    down, across, *rest = swept
+    combinations = list(itertools.product(*(axis.values for axis in rest)))
+    if len(combinations) > MOST_MAPS:
+        return []
+    maps = []
+    for column in columns:
+        known = [value for row in rows if (value := column.get(row)) is not None]
+        low, high, best = min(known), max(known), column.best(rows)
+
+        def cell(row: Row | None, column: Column = column, low: float = low, high: float = high, best: str | None = best):
+            value = None if row is None else column.get(row)
+            if row is None or value is None:
+                return {"text": "", "level": 0, "best": False, "label": "no job" if row is None else "not measured"}
+            share = 0.5 if high == low else (value - low) / (high - low)
+            share = 1 - share if column.better == "low" else share
+            # text stays readable on the deepest colour, in light and in dark
+            return {
+                "text": format(value, column.form), "level": round(0.04 + 0.46 * share, 3), "label": row["job"],
+                "best": column.text(row) == best,
+            }  # fmt: skip
+
+        tables = [
+            {
+                "label": ", ".join(f"{axis.title} {value}" for axis, value in zip(rest, more, strict=True)),
+                "rows": [(d, [cell(places.get((d, a, *more))) for a in across.values]) for d in down.values],
+            }
+            for more in combinations
+        ]
+        maps.append({"title": column.title, "about": column.about, "tables": tables, "down": down.title})
+    return [{**found, "across": across.title, "ticks": across.values} for found in maps]
