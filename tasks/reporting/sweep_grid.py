@@ -23,7 +23,8 @@ class Axis(NamedTuple):
     values: list[str]
     """As shown; numbers by size, hookpoints by layer, names in the order of the jobs."""
 
-    numeric: bool
+    ordered: bool
+    """Numbers and hookpoints: a first and a last value say what lies between."""
 
 
 def in_order(hookpoints: Sequence[str]) -> list[str]:
@@ -39,12 +40,12 @@ def in_order(hookpoints: Sequence[str]) -> list[str]:
 def axes(rows: Sequence[Row]) -> list[Axis]:
     """What takes more than one value: hookpoints first, then numeric settings, then the others."""
     hookpoints = [visible(hookpoint) for hookpoint in in_order([row["hookpoint"] for row in rows])]
-    found = [Axis("hookpoint", "hookpoint", hookpoints, False)]
+    found = [Axis("hookpoint", "hookpoint", hookpoints, True)]
     for name, title in short(settings(rows)).items():
         values = [row["settings"].get(name) for row in rows]
         numbers = numeric(values)
         found.append(Axis(name, title, list(dict.fromkeys(map(spelled, sorted(values) if numbers else values))), numbers))
-    found.sort(key=lambda axis: (axis.name != "hookpoint", not axis.numeric))
+    found.sort(key=lambda axis: (axis.name != "hookpoint", not axis.ordered))
     return [axis for axis in found if len(axis.values) > 1]
 
 

@@ -34,7 +34,7 @@ def swatch(place: int, n: int) -> str:
 
 def curve(ticks: Sequence[str], values: Sequence[float | None], x: str, y: str, name: str) -> str:
     """A metric along the one thing that was swept; values stand at even distances, as typed."""
-    figure, axes = blank()
+    figure, axes = blank(4.2)
     known = [(i, value) for i, value in enumerate(values) if value is not None]
     axes.plot([k[0] for k in known], [k[1] for k in known], color=MAIN, linewidth=1.4, marker="o", markersize=4.5)
     step = -(-len(ticks) // 12)
@@ -54,17 +54,19 @@ def pareto(
     groups: Sequence[int],
     n_groups: int,
     front: Sequence[int],
-    y: str,
+    titles: tuple[str, str],
     name: str,
+    steps: bool = True,
 ) -> str:
-    """L0 against a metric: a point for every job with its label on hover, coloured by group, and the front as steps.
+    """A point for every job with its label on hover, coloured by group; the front framed, and joined by steps.
 
-    ``front`` holds indices of points by rising L0.
+    ``front`` holds indices of points by rising x.
     """
-    figure, axes = blank(height=3.1)
+    figure, axes = blank(4.2, 2.9)
     stand_ins = {f"#06{group:04x}": colour(group, n_groups) for group in range(n_groups)}
-    steps = [points[i] for i in front]
-    axes.step([s[0] for s in steps], [s[1] for s in steps], where="post", color=SOFT, linewidth=1, linestyle=(0, (4, 2)))
+    if steps:
+        x, y = zip(*(points[i] for i in front), strict=True)
+        axes.step(x, y, where="post", color=SOFT, linewidth=1, linestyle=(0, (4, 2)))
     shapes = list(_SHAPES)
     for i, (point, group) in enumerate(zip(points, groups, strict=True)):
         on = i in front
@@ -73,9 +75,9 @@ def pareto(
             markersize=7.5 if on else 5.5, markeredgecolor=INK if on else list(stand_ins)[group],
             markeredgewidth=1 if on else 0, alpha=None if on else 0.75, gid=f"job-{i}", zorder=4 if on else 3,
         )  # fmt: skip
-    _range(axes, "x", [point[0] for point in points], ratio=8)
+    _range(axes, "x", [point[0] for point in points], ratio=4)
     _range(axes, "y", [point[1] for point in points], ratio=20)
-    text = svg(figure, axes, "L0, active latents a token", y, name, stand_ins)
+    text = svg(figure, axes, *titles, name, stand_ins)
     for i, label in enumerate(labels):
         opening = f'<g id="{name}-job-{i}">'
         text = text.replace(opening, f"{opening}<title>{escape(label)}</title>", 1)

@@ -151,6 +151,15 @@ def test_every_job_is_a_point_that_says_its_name_and_a_row_of_the_table():
     assert table.count("<tr") == 1 + 12 and 'class="front"' in table
 
 
+def test_where_all_jobs_are_equally_sparse_the_points_stand_by_their_size():
+    given = GRID()
+    for figures in given["evaluate"]:
+        figures["l0"] = 32.0
+    text = page(rows(**given))
+    assert "FVU (lower is better) against n_latents, since L0 is nearly the same" in text and "dashed" not in text
+    assert len(heat_tables(text)) == 3, "L0 is the same everywhere: no map"
+
+
 def test_more_settings_make_small_multiples_and_too_many_make_none():
     assert len(heat_tables(page(rows(**GRID(sae=["topk", "jump"]))))) == 2 * 4
     assert "<figcaption>sae topk</figcaption>" in page(rows(**GRID(sae=["topk", "jump"])))
@@ -159,7 +168,7 @@ def test_more_settings_make_small_multiples_and_too_many_make_none():
 
 def test_a_grid_with_a_hole_is_still_a_grid():
     given = {name: value[1:] if value else value for name, value in GRID().items()}
-    assert heat_tables(page(rows(**given)))[0][2] == ["layers.10", "–", "25.0", "34.0", "43.0"]
+    assert heat_tables(page(rows(**given)))[0][2] == ["layers.10", "\u2013", "25.0", "34.0", "43.0"]
 
 
 def test_a_random_search_is_a_table_and_points():
@@ -170,7 +179,7 @@ def test_a_random_search_is_a_table_and_points():
     ]
     text = page(rows(**given))
     assert heat_tables(text) == [] and "Metric by metric" not in text
-    assert "lr over 12 values from 0.0001 to" in text and "<title>layers.2, lr" in text
+    assert "lr over 12 values from 0.0001 to" in text and "<title>layers.2, k " in text
 
 
 @pytest.mark.parametrize("settings", [{"sae__k": [8, 16, 32]}, {"sae": ["topk", "batch_topk"]}, {"sae__b": [True, None]}])
@@ -233,6 +242,11 @@ def test_the_stage_writes_a_page_and_a_table_of_all_jobs(tmp_path):
 def test_an_order_of_jobs_is_a_sweep_of_its_own():
     one, other = sweep(["layers.1", "layers.2"]), sweep(["layers.2", "layers.1"])
     assert recipe(one).key == recipe(sweep(["layers.1", "layers.2"])).key != recipe(other).key
+
+
+def test_the_key_of_a_sweep_does_not_move():
+    spec = CompareSpec(jobs=[JobRow(hookpoint="layers.1", settings={"sae.expansion_factor": 8})])
+    assert compare(spec).key == "91ec13ebbe39948031db346283c70f5aae0c0012f3b4b634d99c5dcb3f9f014a"
 
 
 def test_inputs_that_are_not_parallel_are_refused(tmp_path):
