@@ -75,29 +75,34 @@ def heat_maps(rows: Sequence[Row], swept: Sequence[Axis], columns: Sequence[Colu
     combinations = list(itertools.product(*(axis.values for axis in rest)))
     if len(combinations) > MOST_MAPS:
         return []
+    labels = [", ".join(f"{axis.title} {v}" for axis, v in zip(rest, more, strict=True)) for more in combinations]
     maps = []
     for column in columns:
-        known = [value for row in rows if (value := column.get(row)) is not None]
-        low, high, best = min(known), max(known), column.best(rows)
-
-        def cell(row: Row | None, column: Column = column, low: float = low, high: float = high, best: str | None = best):
-            value = None if row is None else column.get(row)
-            if row is None or value is None:
-                return {"text": "", "level": 0, "best": False, "label": "no job" if row is None else "not measured"}
-            share = 0.5 if high == low else (value - low) / (high - low)
-            share = 1 - share if column.better == "low" else share
-            # text stays readable on the deepest colour, in light and in dark
-            return {
-                "text": format(value, column.form), "level": round(0.04 + 0.46 * share, 3), "label": row["job"],
-                "best": column.text(row) == best,
-            }  # fmt: skip
-
+        cells = dict(zip(places, _cells(list(places.values()), column), strict=True))
         tables = [
-            {
-                "label": ", ".join(f"{axis.title} {value}" for axis, value in zip(rest, more, strict=True)),
-                "rows": [(d, [cell(places.get((d, a, *more))) for a in across.values]) for d in down.values],
-            }
-            for more in combinations
+            {"label": label, "rows": [(d, [cells.get((d, a, *more), _EMPTY) for a in across.values]) for d in down.values]}
+            for label, more in zip(labels, combinations, strict=True)
         ]
-        maps.append({"title": column.title, "about": column.about, "tables": tables, "down": down.title})
-    return [{**found, "across": across.title, "ticks": across.values} for found in maps]
+        names = {"down": down.title, "across": across.title, "ticks": across.values}
+        maps.append({"title": column.title, "about": column.about, "tables": tables, **names})
+    return maps
+
+
+_EMPTY = {"text": "", "level": 0, "best": False, "label": "no job"}
+
+
+def _cells(rows: Sequence[Row], column: Column) -> list[dict[str, Any]]:
+    """The cell of each job. ``level`` is how deep its colour is: text stays readable on the deepest, light or dark."""
+    known = [value for row in rows if (value := column.get(row)) is not None]
+    low, high, best = min(known), max(known), column.best(rows)
+    cells = []
+    for row in rows:
+        value = column.get(row)
+        if value is None:
+            cells.append({**_EMPTY, "label": f"{row['job']}: not measured"})
+            continue
+        share = 0.5 if high == low else (value - low) / (high - low)
+        level = round(0.04 + 0.46 * (1 - share if column.better == "low" else share), 3)
+        text = column.text(row)
+        cells.append({"text": text, "level": level, "best": text == best, "label": row["job"]})
+    return cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -35,8 +36,8 @@ def swatch(place: int, n: int) -> str:
 def curve(ticks: Sequence[str], values: Sequence[float | None], x: str, y: str, name: str) -> str:
     """A metric along the one thing that was swept; values stand at even distances, as typed."""
     figure, axes = blank(4.2)
-    known = [(i, value) for i, value in enumerate(values) if value is not None]
-    axes.plot([k[0] for k in known], [k[1] for k in known], color=MAIN, linewidth=1.4, marker="o", markersize=4.5)
+    heights = [math.nan if value is None else value for value in values]  # a gap, where nothing was measured
+    axes.plot(range(len(ticks)), heights, color=MAIN, linewidth=1.4, marker="o", markersize=4.5)
     step = -(-len(ticks) // 12)
     axes.set_xticks(range(0, len(ticks), step), [_plain(tick) for tick in ticks[::step]])
     if sum(min(len(tick), _LONG) for tick in ticks[::step]) > 44:
