@@ -108,17 +108,11 @@ class Lease:
     @staticmethod
     def acquire(backend: Backend, artifact: Artifact, ttl: float = 60.0) -> Lease:
         """Take the lease on an artifact. Raises ``ArtifactBusy`` while another holder lives."""
-        path = f"{FOLDER}/{artifact.stage}-{artifact.key}.json"
+        path = _path(artifact)
         raw = backend.read(path)
-        fence = 0
-        if raw is not None:
-            held = json.loads(raw)
-            fence = int(held["fence"])
-            if not (_surely_dead(held) or _stands_still(path, raw, ttl)):
-                raise ArtifactBusy(
-                    f"{artifact} is being made by process {held['pid']} on {held['host']}, "
-                    "but only one may make it; wait for it, or end that process"
-                )
+        if why := _held(artifact, raw):
+            raise ArtifactBusy(why)
+        fence = int(json.loads(raw)["fence"]) if raw is not None else 0
         record = {**_me(), "id": uuid.uuid4().hex, "fence": fence + 1, "beat": 0, "ttl_seconds": ttl}
         if not backend.swap(path, raw, _bytes(record)):
             raise ArtifactBusy(f"{artifact} was taken by another process at this moment; wait for it")
@@ -166,9 +160,33 @@ class Lease:
             _seen.pop(self._path, None)
 
 
+def _path(artifact: Artifact) -> str:
+    return f"{FOLDER}/{artifact.stage}-{artifact.key}.json"
+
+
+def _held(artifact: Artifact, raw: bytes | None) -> str | None:
+    if raw is None:
+        return None
+    held = json.loads(raw)
+    if _surely_dead(held) or _stands_still(_path(artifact), raw, float(held["ttl_seconds"])):
+        return None
+    return (
+        f"{artifact} is being made by process {held['pid']} on {held['host']}, "
+        "but only one may make it; wait for it, or end that process"
+    )
+
+
+def busy(backend: Backend, artifact: Artifact) -> str | None:
+    """Why nobody else may make an artifact now, in a sentence; None when its lease is free or its holder dead.
+
+    A holder on another host is found dead only by looking again: call it every few seconds, not once.
+    """
+    return _held(artifact, backend.read(_path(artifact)))
+
+
 def holder(backend: Backend, artifact: Artifact) -> dict | None:
     """The record of a lease that somebody alive may hold, or None."""
-    raw = backend.read(f"{FOLDER}/{artifact.stage}-{artifact.key}.json")
+    raw = backend.read(_path(artifact))
     if raw is None:
         return None
     record = json.loads(raw)

@@ -24,6 +24,10 @@ class Backend(ABC):
         """Replace a small object if it still holds ``expected`` (None: is absent). ``data`` None deletes it."""
 
     @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Make a small object, or replace it whatever it holds. Contents appear whole."""
+
+    @abstractmethod
     def read(self, path: str) -> bytes | None:
         """The bytes of a small object, or None when there is none."""
 

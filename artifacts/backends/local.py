@@ -82,6 +82,9 @@ class Local(Backend):
             if draft is not None:
                 draft.unlink(missing_ok=True)
 
+    def write(self, path: str, data: bytes) -> None:
+        os.replace(self._written(path, data), self._at(path))
+
     def read(self, path: str) -> bytes | None:
         try:
             return self._at(path).read_bytes()

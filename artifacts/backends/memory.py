@@ -32,6 +32,10 @@ class Memory(Backend):
                 self._objects[path] = data
             return True
 
+    def write(self, path: str, data: bytes) -> None:
+        with self._lock:
+            self._objects[path] = data
+
     def read(self, path: str) -> bytes | None:
         return self._objects.get(path)
 

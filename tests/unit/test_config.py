@@ -91,7 +91,7 @@ def test_a_second_hookpoint_moves_no_key_of_the_first(tmp_path):
     world = [o for o in overrides(tmp_path) if "hookpoints" not in o]
     one = recipes(load([*world, "capture.hookpoints=[layers.1]"]))
     two = recipes(load([*world, "capture.hookpoints=[layers.0,layers.1]"]))
-    assert two.reports[1] == one.reports[0]
+    assert two.finals[1] == one.finals[0]
     assert set(one.all()) < set(two.all())
 
 
