@@ -13,6 +13,8 @@ from flows.console import clean, print_json
 from flows.looking import parsed
 from tasks.spec import SpecError
 
+_OURS = {"-m", "--multirun", "--json"}
+
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
 ABOUT = {
@@ -84,13 +86,13 @@ def _failed(error: BaseException, code: int, debug: bool) -> int:
 def _plan(rest: list[str], debug: bool) -> int:
     from flows.plan import plan
     from flows.running import print_plan
-    from flows.sweep import jobs, repeated
+    from flows.sweep import jobs, repeated, split
 
-    if _sweeps(rest):
+    if any(_is_hydras(a) for a in rest):
         return _through_hydra([*rest, "++hydra.launcher.dry_run=true"], debug)
-    flags, names, overrides = parsed("plan", rest, ABOUT["plan"], json="print the plan as JSON")
+    flags, names, overrides = parsed("plan", rest, ABOUT["plan"], json="print the plan as JSON", multirun="commas in overrides sweep")
     _only_overrides(names, "plan")
-    each = jobs([overrides])
+    each = jobs(split(overrides) if flags.multirun else [overrides])
     found = plan(each)
     if flags.json:
         return print_json(found.json)
@@ -103,14 +105,25 @@ def _only_overrides(names: list[str], command: str) -> None:
         raise SpecError(f"{names[0]}, but saint {command} takes overrides only; write name=value")
 
 
-def _sweeps(rest: list[str]) -> bool:
-    return not {"-m", "--multirun"}.isdisjoint(rest)
+def _is_hydras(argument: str) -> bool:
+    """Whether Hydra's own machinery is asked for: another launcher or sweeper, ``--cfg``, ``--help``."""
+    return argument.lstrip("+~").startswith("hydra") or (argument.startswith("-") and argument not in _OURS)
 
 
 def _run(rest: list[str], debug: bool) -> int:
-    if any(a.startswith("-") for a in rest):
+    if any(_is_hydras(a) for a in rest):
         return _through_hydra(rest, debug)
+    if _sweeps(rest):
+        from flows.running import run
+        from flows.sweep import jobs, split
+
+        overrides = [a for a in rest if a not in _OURS]
+        return run(jobs(split(overrides)), ["-m", *overrides], debug)
     return run_once(rest, debug)
+
+
+def _sweeps(rest: list[str]) -> bool:
+    return "-m" in rest or "--multirun" in rest
 
 
 def run_once(overrides: list[str], debug: bool = False) -> int:

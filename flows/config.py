@@ -3,12 +3,13 @@ before any work, in one sentence."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -85,17 +86,39 @@ def load(overrides: Sequence[str]) -> Pipeline:
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved configuration as plain data. Raises ``SpecError`` for what Hydra cannot make sense of."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if not GlobalHydra.instance().is_initialized():
-        initialize_config_module("conf", version_base="1.3")
     try:
-        return plain(compose("config", overrides=[in_grammar(o) for o in overrides]))
+        parsed = OverridesParser.create().parse_overrides([in_grammar(o) for o in overrides])
+        for override in parsed:
+            if override.is_sweep_override():
+                raise SpecError(f"{override.input_line}, but a run takes one value; add -m to run each of them, or write one")
+        groups = [o for o in parsed if _is_group(o.key_or_group)]
+        config = copy.deepcopy(_composed_groups(tuple(o.input_line for o in groups)))
+        # What Hydra does after composing. Apart, since jobs of a sweep differ in fields, and files cost most of the time.
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        return plain(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None
+
+
+@cache
+def _composed_groups(groups: tuple[str, ...]) -> Any:
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_module("conf", version_base="1.3")
+    return compose("config", overrides=list(groups))
+
+
+def _is_group(name: str) -> bool:
+    from importlib.resources import files
+
+    return name.startswith("hydra") or (files("conf") / name.partition("@")[0]).is_dir()
 
 
 def in_grammar(override: str, sweep: bool = False) -> str:

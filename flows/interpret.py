@@ -96,6 +96,12 @@ def lane(
         _realise(session, part, progress)
 
 
+def asks_llm(lane: Lane) -> bool:
+    """Whether a lane will ask an LLM: the one tag that tasks carry, since a task waits half a second for the server to
+    say that its tags have no limit."""
+    return "llm" in lane[0].stage.tags and any(getattr(recipe.spec, "client", None) is not None for recipe in lane)
+
+
 def _publish_comparison(session: Session) -> None:
     """The table of a sweep as an artifact of the flow run, where Prefect's UI shows it."""
     from prefect.artifacts import create_markdown_artifact
@@ -153,7 +159,7 @@ def _call(lane: Lane, body: Callable[[], Any], retries: int = 0) -> None:
         lambda: body(),  # a closure, not arguments: Prefect would take a state among them for its data
         name=lane[0].stage.name,
         task_run_name=name,
-        tags=lane[0].stage.tags,
+        tags=["llm"] if asks_llm(lane) and retries else [],
         retries=retries,
         retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=worth_a_retry,
