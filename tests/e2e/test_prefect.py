@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_cli import ROOT, interrupted, listed, saint
+from tests.servers import post
 from tests.small import overrides
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Address of a Prefect server's API, with a database of its own."""
-    home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(home / "log", "wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}/api"
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit:
-        try:
-            urllib.request.urlopen(url + "/health", timeout=2)
-            break
-        except OSError:
-            assert process.poll() is None, (home / "log").read_text()[-2000:]
-            time.sleep(0.3)
-    yield url
-    process.terminate()
-    process.wait(30)
-
-
-def post(url: str, path: str, body: dict) -> list:
-    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    return json.loads(urllib.request.urlopen(request, timeout=20).read())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,30 @@
+"""What tests of several files share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers import PostgresMissing, PrefectServer, postgres, prefect_server
+
+
+@pytest.fixture(scope="session")
+def prefect_process(tmp_path_factory):
+    """A Prefect server on SQLite for the whole session: starting one costs 10 to 25 seconds. Do not kill it."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(prefect_process: PrefectServer) -> str:
+    """Address of that server's API."""
+    return prefect_process.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory):
+    """Address of a throwaway PostgreSQL database; skips where PostgreSQL is not installed."""
+    try:
+        with postgres(tmp_path_factory.mktemp("postgres")) as url:
+            yield url
+    except PostgresMissing as reason:
+        pytest.skip(str(reason))
