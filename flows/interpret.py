@@ -178,5 +178,5 @@ def _of_prefect(error: BaseException) -> bool:
     if isinstance(error, StageFailed):
         return error.__cause__ is not None and _of_prefect(error.__cause__)
     return type(error).__module__.partition(".")[0] in ("prefect", "httpx", "httpcore") or (
-        isinstance(error, RuntimeError) and "Failed to reach API" in str(error)
+        isinstance(error, RuntimeError) and any(t in str(error) for t in ("Failed to reach API", "Prefect API server"))
     )

@@ -29,7 +29,7 @@ from artifacts.lease import boot_id, process_started
 from artifacts.store import Store
 from flows.interpret import needs_gpu
 from flows.realise import StageFailed
-from flows.runs import events, now, recorded
+from flows.runs import Events, now, recorded
 from flows.server import unusable
 from flows.session import Session
 from tasks.realising import lanes, missing, units
@@ -145,6 +145,7 @@ class Lanes:
         self._started: dict[Any, int] = {}
         self._ended: set[Any] = set()
         self._n, self._strikes, self._made = 0, 0, -1
+        self._events = Events(session.store, self._run)
         self._told: set[str] = set()
         self.hopeless: str | None = None
         self._stop = threading.Event()
@@ -179,7 +180,8 @@ class Lanes:
         raise RuntimeError(self.hopeless or f"{len(todo)} artifacts are missing, but the lanes have ended; run it again")
 
     def _failures(self) -> list[dict[str, Any]]:
-        return [e for e in events(self._session.store, self._run) if e["what"] == "failed" and e["when"] >= self._begun]
+        self._events.new()
+        return [e for e in self._events.all if e["what"] == "failed" and e["when"] >= self._begun]
 
     def _watch(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
@@ -244,7 +246,7 @@ class Lanes:
         """Flow runs of lanes whose process ran on this host and is gone, whatever the server still believes."""
         return {
             e["flow_run"]
-            for e in events(self._session.store, self._run)
+            for e in self._events.all
             if e["what"] == "lane began"
             and e["host"] == socket.gethostname()
             and (e["boot"] != boot_id() or process_started(e["pid"]) != e["started"])

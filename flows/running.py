@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from artifacts.store import Store
 from flows.console import clean, display, size, table
 from flows.plan import Plan, plan
 from flows.realise import StageFailed, realise
-from flows.runs import RunRecord, events, recorded
+from flows.runs import Events, RunRecord, record_of
 from flows.server import ServerFailed, has_server
 from flows.session import Session
 from flows.summary import lines
@@ -23,6 +22,10 @@ from tasks.spec import SpecError
 
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 _FOLLOW_SECONDS = 1.0
+_SERVER_SECONDS = 300.0
+"""For which a server may be away while its run is followed."""
+
+_GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 
 class Terminated(KeyboardInterrupt):
@@ -121,44 +124,53 @@ def _in_pool(jobs: Sequence[Job], found: Plan, typed: Sequence[str], debug: bool
 
 def follow(store: Store, id: str, found: Plan | None = None) -> int:
     """Show what a run in the pool does until it has ended. Returns the exit code."""
-    from flows.pool import status
-
-    run = next((r for r in recorded(store) if r["id"] == id), None)
+    run = record_of(store, id)
     if run is None:
         raise SpecError(f"{id}, but this store has no such run; saint ls lists those that there are")
-    begun = time.monotonic()
-    existed, shown = set(run["found"]), set[str]()
-    todo = Counter(a.split("/")[0] for a in run["artifacts"] if a not in existed)
-    made = Counter[str]()
+    begun, told = time.monotonic(), Events(store, id)
     try:
-        with display() as progress, progress.bar(f"run {id}", sum(todo.values()), "artifacts") as bar:
+        with display() as progress, progress.bar(f"run {id}", len(set(run["artifacts"]) - set(run["found"])), "artifacts") as bar:
             while True:
-                state = status(id)
-                for event in events(store, id):
-                    if (name := repr(event)) not in shown:
-                        shown.add(name)
-                        if event["what"] == "made":
-                            made[event["artifact"].split("/")[0]] += 1
-                            bar.advance(1)
-                        if line := told_as(event):
-                            progress.note(clean(line))
-                if state is None or state[0] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                state = _standing(store, id, progress)
+                for event in told.new():
+                    bar.advance(event["what"] == "made")
+                    if line := told_as(event):
+                        progress.note(clean(line))
+                if state[0] not in _GOING:
                     break
                 time.sleep(_FOLLOW_SECONDS)
     except KeyboardInterrupt:
         print(f"left; the run goes on. join it again: saint follow {id}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    run = next(r for r in recorded(store) if r["id"] == id)
-    if state is None or state[0] != "COMPLETED":
-        said = run.get("error") or (state[1] if state else "the Prefect server knows nothing of it")
-        print(f"run {id} ended as {state[0].lower() if state else 'lost'}\ncause: {clean(said)}\nresume: the same command",
-              file=sys.stderr)  # fmt: skip
+    run = record_of(store, id) or run
+    if state[0] != "COMPLETED":
+        said = clean(run.get("error") or state[1])
+        print(f"run {id} ended as {state[0].lower()}\ncause: {said}\nresume: the same command", file=sys.stderr)
         return EXIT_WORLD
     if found is not None:
         print_summary(store, found, time.monotonic() - begun)
     else:
         print(f"run {id} is done; saint show {id}")
     return 0
+
+
+def _standing(store: Store, id: str, progress: Any) -> tuple[str, str]:
+    """State of a run and what is said of it: the server's word, but for a process that is gone from this host."""
+    from flows.pool import status
+
+    limit, told = time.monotonic() + _SERVER_SECONDS, False
+    while True:
+        if (record_of(store, id) or {}).get("status") == "killed":
+            return "CRASHED", "the process that watched over it was killed"
+        try:
+            return status(id) or ("LOST", "the Prefect server knows nothing of it")
+        except ServerFailed as error:
+            if time.monotonic() > limit:
+                raise
+            if not told:
+                told = True
+                progress.note(f"{error}; waiting for it")
+            time.sleep(_FOLLOW_SECONDS)
 
 
 def told_as(event: dict[str, Any]) -> str:

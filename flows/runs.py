@@ -106,18 +106,48 @@ def now() -> str:
 def recorded(store: Store) -> list[dict[str, Any]]:
     """All run records, the oldest first. One that still says ``running`` but whose process is gone is ``killed``."""
     paths = [path for path in store.backend.paths(FOLDER) if path.count("/") == 1 and path.endswith(".json")]
-    found = [json.loads(data) for path in sorted(paths) if (data := store.backend.read(path)) is not None]
-    return [{**run, "status": "killed"} if run["status"] == "running" and _gone(run) else run for run in found]
+    return [run for path in sorted(paths) if (run := _read(store, path)) is not None]
+
+
+def record_of(store: Store, id: str) -> dict[str, Any] | None:
+    """The record of one run, as ``recorded`` has it; None when there is no such run."""
+    return _read(store, f"{FOLDER}/{id}.json")
+
+
+def _read(store: Store, path: str) -> dict[str, Any] | None:
+    data = store.backend.read(path)
+    if data is None:
+        return None
+    run = json.loads(data)
+    return {**run, "status": "killed"} if run["status"] == "running" and _gone(run) else run
+
+
+class Events:
+    """What the processes of a run tell, read as it comes: whoever looks every second reads no file twice that is full."""
+
+    def __init__(self, store: Store, id: str) -> None:
+        self._store, self._id = store, id
+        self._seen: dict[str, int] = {}
+        self.all: list[dict[str, Any]] = []
+        """All that was told so far, in the order of time."""
+
+    def new(self) -> list[dict[str, Any]]:
+        """What was told since the last look."""
+        found: list[dict[str, Any]] = []
+        for path in self._store.backend.paths(f"{FOLDER}/{self._id}"):
+            seen = self._seen.get(path, 0)
+            if seen < _EVENTS_PER_FILE:
+                lines = (self._store.backend.read(path) or b"").splitlines()
+                found += [json.loads(line) for line in lines[seen:]]
+                self._seen[path] = len(lines)
+        found.sort(key=lambda event: event["when"])
+        self.all = sorted(self.all + found, key=lambda event: event["when"])
+        return found
 
 
 def events(store: Store, id: str) -> list[dict[str, Any]]:
     """What the processes of a run told, in the order of time."""
-    found = []
-    for path in store.backend.paths(f"{FOLDER}/{id}"):
-        for line in (store.backend.read(path) or b"").splitlines():
-            with suppress(ValueError):  # a disk that filled up in the middle of a line
-                found.append(json.loads(line))
-    return sorted(found, key=lambda event: event["when"])
+    return Events(store, id).new()
 
 
 def told(store: Store, run: dict[str, Any]) -> dict[str, Any]:

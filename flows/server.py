@@ -16,6 +16,7 @@ QUIET = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_CLIENT_MAX_RETRIES": "12",  # SQLite under several writers: wait rather than lose a flow
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a server of one's own, on a machine that has other work
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",  # three of them missed, and a run is taken for dead
 }
 """What the user has set stays."""
