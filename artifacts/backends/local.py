@@ -114,7 +114,7 @@ class Local(Backend):
         for folder, folders, files in os.walk(top):
             folders.sort()
             for name in sorted(files):
-                if not (name.startswith(".") and name.endswith(".tmp")):
+                if not (name.startswith(".") and name.endswith((".tmp", ".guard"))):
                     yield str(Path(folder, name).relative_to(self.root))
 
     def size(self, path: str) -> int:
