@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from artifacts.store import Store
+from flows.places import Place, place
 from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
 from tasks.clients.base import Client
@@ -36,15 +35,6 @@ GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "exp
 SECTIONS = (
     "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
 )  # fmt: skip
-
-
-class Place(BaseModel):
-    """Where artifacts lie. Never enters a key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str = "local"
-    root: str = "saint-store"
 
 
 @dataclass(frozen=True)
@@ -74,9 +64,7 @@ class Pipeline:
     @cached_property
     def store(self) -> Store:
         """The store that artifacts go to."""
-        if self.backend.kind != "local":
-            raise SpecError(f"backend.kind = {self.backend.kind!r}, but there is local; use it")
-        return Store.at(self.backend.root)
+        return self.backend.store()
 
 
 def load(overrides: Sequence[str]) -> Pipeline:
@@ -127,7 +115,7 @@ def in_grammar(override: str, sweep: bool = False) -> str:
     In a ``sweep``, commas part values, as they do everywhere else there.
     """
     name, sign, value = override.partition("=")
-    if sign and name.endswith(("path", "root", "url")) and value and value[0] not in "'\"[{" and value != "null":
+    if sign and name.endswith(("path", "root", "url", "endpoint", "cache")) and value and value[0] not in "'\"[{" and value != "null":
         return f"{name}=" + ",".join(f"'{one}'" for one in (value.split(",") if sweep else [value]))
     return override
 
@@ -175,7 +163,7 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         score=dict(config["score"]),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
-        backend=validated(Place, config["backend"], "backend"),
+        backend=place(config["backend"]),
         plain=dict(config),
     )
     _check(found)
@@ -232,27 +220,7 @@ def _check(p: Pipeline) -> None:
         )
     if p.client is not None:
         p.client.check(p.runtime)
-    p.store.backend.check_writable() if _exists(p.backend.root) else _check_parent(p.backend.root)
-
-
-def _exists(root: str) -> bool:
-    from pathlib import Path
-
-    return Path(root).expanduser().exists()
-
-
-def _check_parent(root: str) -> None:
-    """Whether a store could be made there, without making it: a plan writes nothing."""
-    import os
-    from pathlib import Path
-
-    parent = Path(root).expanduser().absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise SpecError(
-            f"backend.root = {root!r}, but {parent} cannot be written; choose another folder with backend.root=..."
-        )
+    p.backend.check()
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from artifacts.store import Store
@@ -41,11 +40,14 @@ def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[arg
 def store_of(overrides: list[str]) -> Store:
     """The store that some overrides mean; other stages' mistakes do not matter here."""
     from flows.config import composed
+    from flows.places import place
 
-    root = composed(overrides)["backend"]["root"]
-    if not os.path.isdir(os.path.expanduser(root)):
-        raise SpecError(f"backend.root = {root!r}, but there is no store; saint run makes one, backend.root=DIR names another")
-    return Store.at(root)
+    found = place(composed(overrides)["backend"])
+    if not found.exists():
+        raise SpecError(
+            f"backend.root = {found.where!r}, but there is no store; saint run makes one, backend.root=DIR names another"
+        )
+    return found.store()
 
 
 def ls(rest: list[str]) -> int:

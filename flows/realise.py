@@ -15,7 +15,7 @@ from artifacts.keys import Artifact
 from artifacts.lease import busy
 from artifacts.store import Store
 from tasks.progress import Progress
-from tasks.realising import Outcome, lanes, make_all, missing
+from tasks.realising import Outcome, lanes, make_all, missing, units
 from tasks.spec import Runtime
 from tasks.stage import Recipe
 
@@ -90,7 +90,7 @@ def realise(
         absent = {r.artifact for r in todo}
         ready = [r for r in left if absent.isdisjoint(p.artifact for p in r.parents())]
         why = {recipe: busy(store.backend, recipe.artifact) for recipe in ready}
-        groups = lanes([recipe for recipe in ready if why[recipe] is None])
+        groups = [group for lane in lanes(ready) if (group := _free(lane, why))]
         if not groups:
             idle = time.monotonic() - idle_since
             if not part.stay(idle):
@@ -131,6 +131,11 @@ def realise(
         failures[0].others = failures[1:]
         raise failures[0]
     return records
+
+
+def _free(lane: Lane, why: dict[Recipe, str | None]) -> Lane:
+    """What of a lane nobody is making. Who has one recipe of a pass is about to take the rest of it."""
+    return [recipe for unit in units(lane) if not any(why[r] for r in unit) for recipe in unit]
 
 
 def _said(error: BaseException) -> str:

@@ -181,7 +181,7 @@ def _passes(
                             attempt=attempt,
                             runtime=runtime,
                             progress=progress,
-                            journal=Journal(store.backend.work("journal")),
+                            journal=Journal(store.backend, "journal"),
                         )
                     )
                 for job in jobs:
@@ -255,13 +255,13 @@ def _explained(error: OSError, store: Store) -> Exception:
     """A full or read-only disk in our grammar; anything else as it is."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return error
-    root = getattr(store.backend, "root", "the store")
+    name, folder = store.backend.disk
     reason = "it is read-only" if error.errno == errno.EROFS else "the disk is full"
     try:
-        reason += f" ({shutil.disk_usage(root).free / 1e9:.2f} GB free)"
+        reason += f" ({shutil.disk_usage(folder).free / 1e9:.2f} GB free)"
     except OSError:
         pass
     return StoreUnwritable(
-        f"backend.root = {str(root)!r}, but {reason}; nothing that was committed is lost: "
+        f"{name} = {str(folder)!r}, but {reason}; nothing that was committed is lost: "
         "make room, then give the same command"
     )
