@@ -28,3 +28,7 @@ class LeaseLost(ArtifactError):
 
 class StoreUnwritable(ArtifactError):
     """The store cannot be written (permissions, full disk): nothing that was committed is lost."""
+
+
+class StoreUnreachable(StoreUnwritable, ConnectionError):
+    """The place that holds the store has not answered for long: when it does, give the same command."""

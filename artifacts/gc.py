@@ -23,11 +23,11 @@ class Orphan:
 def orphans(store: Store) -> Iterator[Orphan]:
     """Every orphan of a store. A checkpoint is one until somebody goes on from it, so deleting costs only its work."""
     sizes: dict[tuple[Artifact, str], int] = {}
-    for path in store.backend.paths():
+    for path, size in store.backend.sizes():
         parts = path.split("/")
         if len(parts) > 5 and parts[3] == "attempts":
             at = (Artifact(parts[0], Key(parts[2])), parts[4])
-            sizes[at] = sizes.get(at, 0) + store.backend.size(path)
+            sizes[at] = sizes.get(at, 0) + size
     for (artifact, attempt), size in sizes.items():
         try:
             manifest = store.find(artifact)
@@ -40,6 +40,7 @@ def orphans(store: Store) -> Iterator[Orphan]:
 def remove_orphans(store: Store) -> int:
     """Delete all orphans and the leases of the dead; returns bytes freed."""
     store.tidy()
+    store.backend.tidy()
     freed = 0
     for orphan in list(orphans(store)):
         store.backend.delete(f"{store.home(orphan.artifact)}/attempts/{orphan.attempt}")

@@ -14,21 +14,19 @@ can tell. Journals know digests, never prompts, so a journal can be shared where
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-DRAFT_SECONDS = 86_400.0
-"""Age from which a draft that nobody finished is swept away."""
+from artifacts.backends.base import Backend
+from artifacts.backends.local import Local
+from artifacts.errors import LeaseLost
 
 _spent: dict[str, dict[str, float]] = {}
 """Journal folder to what each entry of this process costs, in US dollars: several stages of one run share one limit."""
@@ -69,22 +67,39 @@ class Found:
 
 
 class Journal:
-    """A folder of entries. Any number of processes may read and write it at once."""
+    """A folder of entries. Any number of processes on any number of hosts may read and write it at once."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, where: Backend | Path | str, folder: str = "") -> None:
+        """In a backend's ``folder``, or in a local folder."""
+        self._backend = where if isinstance(where, Backend) else Local(where)
+        self._folder = folder
+        self._check: Callable[[], None] = lambda: None
         self._intents: dict[str, Entry] = {}
+        self._batches: dict[str, str] = {}
         self._final: dict[str, frozenset[str]] = {}
+
+    @property
+    def root(self) -> str:
+        """Where the entries lie, for people."""
+        return f"{self._backend.root}/{self._folder}".rstrip("/")
 
     # what was written
 
     def intend(self, client: Mapping[str, Any], digests: Iterable[str], name: Callable[[str, str], str]) -> Entry:
-        """Record requests that are about to be sent. ``name(entry id, digest)`` is a request's id in the batch."""
+        """Record requests that are about to be sent. ``name(entry id, digest)`` is a request's id in the batch.
+
+        Raises ``LeaseLost`` when another process decides by now what to send: then do not send.
+        """
         id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         requests = {name(id, digest): digest for digest in digests}
         entry = Entry(id, dict(client), requests, datetime.now(UTC))
         record = {"id": id, "client": entry.client, "when": entry.when.isoformat(), "requests": requests}
         self._create(f"intents/{id}.json", [json.dumps(record)])
+        try:
+            self._check()  # after the intent: who takes over from here on sees it
+        except LeaseLost as error:
+            self.void(entry, str(error))
+            raise
         return entry
 
     def sent(self, entry: Entry, batch: str) -> None:
@@ -94,7 +109,7 @@ class Journal:
     def void(self, entry: Entry, why: str) -> None:
         """Record that an entry has no answers and never will: its requests may be sent again."""
         self._create(f"void/{entry.id}.json", [json.dumps({"why": why, "when": _now()})])
-        _spent.get(str(self.root.absolute()), {}).pop(entry.id, None)
+        _spent.get(self.root, {}).pop(entry.id, None)
 
     def replied(self, entry: Entry, records: Iterable[Mapping[str, Any]]) -> bool:
         """Record all results of an entry, streamed; False when another process was first.
@@ -127,24 +142,24 @@ class Journal:
     def entry(self, id: str) -> Entry:
         """The entry as intended, with its batch id if one is known."""
         if id not in self._intents:
-            record = json.loads((self.root / "intents" / f"{id}.json").read_bytes())
+            record = self._read(f"intents/{id}.json")
             when = datetime.fromisoformat(record["when"])
             self._intents[id] = Entry(id, record["client"], record["requests"], when)
         return self._intents[id]
 
     def batches(self) -> dict[str, str]:
         """Every acknowledged batch id to its entry."""
-        return {json.loads((self.root / "sent" / f"{id}.json").read_bytes())["batch"]: id for id in self._ids("sent")}
+        return {self._batch(id): id for id in self._ids("sent")}
 
     def replies(self, id: str) -> Iterator[dict[str, Any]]:
         """The results of an entry, one by one."""
-        with open(self.root / "replies" / f"{id}.jsonl", encoding="utf-8") as file:
+        with self._backend.open(self._at(f"replies/{id}.jsonl")) as file:
             for line in file:
                 yield json.loads(line)
 
     def has_replies(self, entry: Entry) -> bool:
         """Whether the results of an entry were fetched, by whomever."""
-        return (self.root / "replies" / f"{entry.id}.jsonl").exists()
+        return self._backend.size(self._at(f"replies/{entry.id}.jsonl")) > 0
 
     # who sends
 
@@ -152,79 +167,55 @@ class Journal:
     def sending(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Be the only process that decides what to send. ``waiting`` is called once if another one is.
 
-        A flock, so the kernel gives it back at once when its holder dies.
+        When a backend cannot promise that it stays so, ``intend`` finds out.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / "sending.lock", "ab") as file:
+        with self._backend.exclusively(self._at("sending.lock"), waiting) as check:
+            self._backend.tidy(self._folder)
+            self._check = check
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is not None:
-                    waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            self._sweep()
-            yield
+                yield
+            finally:
+                self._check = lambda: None
 
     @property
     def spent_usd(self) -> float:
         """US dollars that this process has paid for answers in this journal, or may still have to for those in flight."""
-        return sum(_spent.get(str(self.root.absolute()), {}).values())
+        return sum(_spent.get(self.root, {}).values())
 
     def pay(self, entry: Entry, usd: float) -> None:
         """Record what an entry may cost this process at most, and once it is known, what it did cost."""
-        _spent.setdefault(str(self.root.absolute()), {})[entry.id] = usd
+        _spent.setdefault(self.root, {})[entry.id] = usd
 
     # files
 
     def _acknowledged(self, entry: Entry) -> Entry:
-        batch = json.loads((self.root / "sent" / f"{entry.id}.json").read_bytes())["batch"]
-        return Entry(entry.id, entry.client, entry.requests, entry.when, batch)
+        return Entry(entry.id, entry.client, entry.requests, entry.when, self._batch(entry.id))
+
+    def _batch(self, id: str) -> str:
+        if id not in self._batches:
+            self._batches[id] = self._read(f"sent/{id}.json")["batch"]
+        return self._batches[id]
 
     def _answered(self, id: str) -> frozenset[str]:
         if id not in self._final:
             self._final[id] = frozenset(record["digest"] for record in self.replies(id) if record["final"])
         return self._final[id]
 
+    def _at(self, path: str) -> str:
+        return f"{self._folder}/{path}" if self._folder else path
+
     def _ids(self, folder: str) -> set[str]:
-        try:
-            names = [path.name for path in (self.root / folder).iterdir()]
-        except FileNotFoundError:
-            return set()
-        return {name.partition(".")[0] for name in names if not name.startswith(".")}
+        return {path.rpartition("/")[2].partition(".")[0] for path in self._backend.paths(self._at(folder))}
+
+    def _read(self, path: str) -> dict[str, Any]:
+        data = self._backend.read(self._at(path))
+        if data is None:
+            raise FileNotFoundError(f"{self.root}/{path}: it was there a moment ago; somebody deleted it")
+        return json.loads(data)
 
     def _create(self, path: str, lines: Iterable[str]) -> bool:
-        """Write a file that appears whole, on disk, or not at all; False when it exists already."""
-        target = self.root / path
-        if not target.parent.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self.root)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with open(draft, "x", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, target)
-        except FileExistsError:
-            return False
-        finally:
-            draft.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return True
-
-    def _sweep(self) -> None:
-        for draft in self.root.glob("*/.*.tmp"):
-            with suppress(OSError):
-                if time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
-                    draft.unlink()
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        """Write a file that appears whole, durably, or not at all; False when it exists already."""
+        return self._backend.create(self._at(path), (f"{line}\n".encode() for line in lines))
 
 
 def _now() -> str:

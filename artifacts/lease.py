@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -88,17 +89,22 @@ def _stands_still(path: str, raw: bytes, ttl: float) -> bool:
         return now - since >= ttl
 
 
+def _forget(path: str) -> None:
+    with _seen_lock:
+        _seen.pop(path, None)
+
+
 class Lease:
     """A lease that we hold, kept alive by a thread until ``release``."""
 
-    def __init__(self, backend: Backend, path: str, artifact: Artifact, record: dict, ttl: float) -> None:
-        self._backend, self._path, self._artifact, self._ttl = backend, path, artifact, ttl
+    def __init__(self, backend: Backend, path: str, what: str, record: dict, ttl: float) -> None:
+        self._backend, self._path, self._what, self._ttl = backend, path, what, ttl
         self._record = record
         self._raw = _bytes(record)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.lost = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease {artifact}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"lease {what}", daemon=True)
 
     @property
     def fence(self) -> int:
@@ -108,21 +114,19 @@ class Lease:
     @staticmethod
     def acquire(backend: Backend, artifact: Artifact, ttl: float = 60.0) -> Lease:
         """Take the lease on an artifact. Raises ``ArtifactBusy`` while another holder lives."""
-        path = f"{FOLDER}/{artifact.stage}-{artifact.key}.json"
-        raw = backend.read(path)
-        fence = 0
-        if raw is not None:
-            held = json.loads(raw)
-            fence = int(held["fence"])
-            if not (_surely_dead(held) or _stands_still(path, raw, ttl)):
-                raise ArtifactBusy(
-                    f"{artifact} is being made by process {held['pid']} on {held['host']}, "
-                    "but only one may make it; wait for it, or end that process"
-                )
+        return Lease.on(backend, _path(artifact), str(artifact), ttl)
+
+    @staticmethod
+    def on(backend: Backend, path: str, what: str, ttl: float) -> Lease:
+        """Take the lease at ``path``, which errors call ``what``. Raises ``ArtifactBusy``."""
+        raw, why = _heard(backend, path, what)
+        if why:
+            raise ArtifactBusy(why)
+        fence = int(json.loads(raw)["fence"]) if raw is not None else 0
         record = {**_me(), "id": uuid.uuid4().hex, "fence": fence + 1, "beat": 0, "ttl_seconds": ttl}
         if not backend.swap(path, raw, _bytes(record)):
-            raise ArtifactBusy(f"{artifact} was taken by another process at this moment; wait for it")
-        lease = Lease(backend, path, artifact, record, ttl)
+            raise ArtifactBusy(f"{what} was taken by another process at this moment; wait for it")
+        lease = Lease(backend, path, what, record, ttl)
         lease._thread.start()
         return lease
 
@@ -152,7 +156,7 @@ class Lease:
             if self.lost.is_set() or self._backend.read(self._path) != self._raw:
                 self.lost.set()
                 raise LeaseLost(
-                    f"{self._artifact}: this process stood still for more than {self._ttl:g} s, but another has taken "
+                    f"{self._what}: this process stood still for more than {self._ttl:g} s, but another has taken "
                     "over its work; run the same command, which adopts what the other makes"
                 )
 
@@ -161,14 +165,44 @@ class Lease:
         self._stop.set()
         with self._lock:
             if not self.lost.is_set():
-                self._backend.swap(self._path, self._raw, None)
-        with _seen_lock:
-            _seen.pop(self._path, None)
+                with suppress(ConnectionError):  # out of reach: others will see it stand still
+                    self._backend.swap(self._path, self._raw, None)
+        _forget(self._path)
+
+
+def _path(artifact: Artifact) -> str:
+    return f"{FOLDER}/{artifact.stage}-{artifact.key}.json"
+
+
+def _heard(backend: Backend, path: str, what: str) -> tuple[bytes | None, str | None]:
+    """The record of a lease, and why it is not to be had; None when it is free or its holder dead."""
+    begun = time.monotonic()
+    raw = backend.read(path)
+    if raw is None:
+        return None, None
+    held = json.loads(raw)
+    ttl = float(held["ttl_seconds"])  # the holder's, who beats by it
+    if time.monotonic() - begun > ttl / 6:  # the store was away, and a holder could not be heard: listen anew
+        _forget(path)
+    if _surely_dead(held) or _stands_still(path, raw, ttl):
+        return raw, None
+    return raw, (
+        f"{what} is being made by process {held['pid']} on {held['host']}, "
+        "but only one may make it; wait for it, or end that process"
+    )
+
+
+def busy(backend: Backend, artifact: Artifact) -> str | None:
+    """Why nobody else may make an artifact now, in a sentence; None when its lease is free or its holder dead.
+
+    A holder on another host is found dead only by looking again: call it every few seconds, not once.
+    """
+    return _heard(backend, _path(artifact), str(artifact))[1]
 
 
 def holder(backend: Backend, artifact: Artifact) -> dict | None:
     """The record of a lease that somebody alive may hold, or None."""
-    raw = backend.read(f"{FOLDER}/{artifact.stage}-{artifact.key}.json")
+    raw = backend.read(_path(artifact))
     if raw is None:
         return None
     record = json.loads(raw)

@@ -12,7 +12,7 @@ from artifacts.gc import orphans, remove_orphans
 from artifacts.keys import SHOWN, Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Store
-from flows.runs import recorded
+from flows.runs import recorded, told
 from tasks.spec import SpecError
 
 
@@ -70,7 +70,7 @@ def shown(store: Store, name: str) -> dict[str, Any]:
         raise SpecError("last, but this store has no run yet; saint run makes one")
     if name == "last" or name in runs:
         run = runs[name] if name in runs else list(runs.values())[-1]
-        return {"run": {**run, "metrics": metrics(store, run)}}
+        return {"run": {**told(store, run), "metrics": metrics(store, run)}}
     opened = store.open(find(store, name))
     body = json.loads(opened.manifest.to_bytes())
     body["path"] = str(opened.path)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
 from flows import looking
-from flows.console import clean, print_json, size, table
+from flows.console import clean, print_json
 from flows.looking import parsed
 from tasks.spec import SpecError
+
+_OURS = {"-m", "--multirun", "--json"}
 
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
 
@@ -23,6 +22,9 @@ ABOUT = {
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
+    "follow": "show what a run in the pool does, as it does it ('last', or its id)",
+    "deploy": "tell the Prefect server of SAINT: pools, deployments, limits; --cron '0 2 * * *' schedules a run or a sweep",
+    "worker": "run Prefect workers on this machine, one to a GPU (--pool gpu), or for runs that watch over them (--pool cpu)",
     "completion": "shell completion: eval \"$(saint completion bash)\"",
 }
 
@@ -67,23 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, EXIT_WORLD, debug)
     except KeyboardInterrupt as stop:
         print("interrupted; what was committed stays\nresume: the same command", file=sys.stderr)
+        from flows.running import Terminated
+
         return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems send it before they kill: ends a run as Ctrl-C does."""
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _failed(error: BaseException, code: int, debug: bool) -> int:
@@ -96,15 +84,19 @@ def _failed(error: BaseException, code: int, debug: bool) -> int:
 
 
 def _plan(rest: list[str], debug: bool) -> int:
-    from flows.config import load
     from flows.plan import plan
+    from flows.running import print_plan
+    from flows.sweep import jobs, repeated, split
 
-    flags, names, overrides = parsed("plan", rest, ABOUT["plan"], json="print the plan as JSON")
+    if any(_is_hydras(a) for a in rest):
+        return _through_hydra([*rest, "++hydra.launcher.dry_run=true"], debug)
+    flags, names, overrides = parsed("plan", rest, ABOUT["plan"], json="print the plan as JSON", multirun="commas in overrides sweep")
     _only_overrides(names, "plan")
-    found = plan(load(overrides))
+    each = jobs(split(overrides) if flags.multirun else [overrides])
+    found = plan(each)
     if flags.json:
         return print_json(found.json)
-    _print_plan(found)
+    print_plan(found, repeated(each))
     return 0
 
 
@@ -113,38 +105,33 @@ def _only_overrides(names: list[str], command: str) -> None:
         raise SpecError(f"{names[0]}, but saint {command} takes overrides only; write name=value")
 
 
-def _print_plan(found: Any) -> None:
-    rows = [
-        (
-            line.stage,
-            line.n,
-            line.cached or "",
-            line.missing or "",
-            f"{line.n_tokens:,}" if line.n_tokens else "",
-            size(line.bytes) if line.bytes else "",
-            f"~{line.seconds:,.0f} s" if line.seconds else "",
-            "" if not line.missing or line.usd == 0 else "?" if line.usd is None else f"${line.usd:,.2f}",
-        )
-        for line in found.lines
-    ]
-    header = ("stage", "artifacts", "found", "to make", "tokens", "bytes", "time", "cost")
-    table(header, rows, "artifacts found to make tokens bytes time cost")
-    total = found.json["total"]
-    if found.todo:
-        cost = "a cost that nobody knows yet" if total["usd"] is None else f"${total['usd']:,.2f}"
-        if total["bytes"] is None:
-            what = f"of a size that is known once the model is here, and {cost}"
-        else:
-            what = f"about {size(total['bytes'])}, {total['seconds']:,.0f} s and {cost} (seconds: of earlier runs here, or guessed)"
-        print(f"{len(found.todo)} to make, {what}")
-    else:
-        print("nothing to make: every wanted artifact is in the store")
+def _is_hydras(argument: str) -> bool:
+    """Whether Hydra's own machinery is asked for: another launcher or sweeper, ``--cfg``, ``--help``."""
+    return argument.lstrip("+~").startswith("hydra") or (argument.startswith("-") and argument not in _OURS)
 
 
 def _run(rest: list[str], debug: bool) -> int:
-    if any(a.startswith("-") for a in rest):
+    if any(_is_hydras(a) for a in rest):
         return _through_hydra(rest, debug)
+    if _sweeps(rest):
+        from flows.running import run
+        from flows.sweep import jobs, split
+
+        overrides = [a for a in rest if a not in _OURS]
+        return run(jobs(split(overrides)), ["-m", *overrides], debug)
     return run_once(rest, debug)
+
+
+def _sweeps(rest: list[str]) -> bool:
+    return "-m" in rest or "--multirun" in rest
+
+
+def run_once(overrides: list[str], debug: bool = False) -> int:
+    """One run: plan, work, summary. Returns the exit code."""
+    from flows.running import run
+    from flows.sweep import jobs
+
+    return run(jobs([overrides]), overrides, debug)
 
 
 def _through_hydra(rest: list[str], debug: bool) -> int:
@@ -153,6 +140,7 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from flows import launcher
     from flows.config import explained, in_grammar
 
     codes: list[int] = []
@@ -162,8 +150,13 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
 
         codes.append(run_once(list(HydraConfig.get().overrides.task), debug))
 
-    sweep = not {"-m", "--multirun"}.isdisjoint(rest)
-    argv, sys.argv = sys.argv, ["saint run", *(in_grammar(a, sweep) for a in rest)]
+    sweep = _sweeps(rest)
+    if sweep and not any(a.startswith("hydra/launcher=") for a in rest):
+        rest = [*rest, "hydra/launcher=prefect"]
+    launcher.register(codes, debug, "--json" in rest)
+    flags = [a for a in rest if a != "--json" and ("=" not in a or a.startswith("-")) and not a.startswith("~")]
+    overrides = [in_grammar(a, sweep) for a in rest if a != "--json" and a not in flags]
+    argv, sys.argv = sys.argv, ["saint run", *flags, *overrides]  # in this order: Hydra's parser knows no other
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and go out in our words
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(job)()
@@ -172,60 +165,6 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
     finally:
         sys.argv = argv
     return max(codes, default=0)
-
-
-def run_once(overrides: list[str], debug: bool = False) -> int:
-    """One run: plan, work, summary. Returns the exit code."""
-    from flows.config import load
-    from flows.console import display
-    from flows.interpret import ServerFailed, has_server, interpret
-    from flows.plan import plan
-    from flows.realise import StageFailed, realise
-    from flows.runs import RunRecord
-
-    begun = time.monotonic()
-    try:
-        p = load(overrides)
-        found = plan(p)
-        _print_plan(found)
-        sys.stdout.flush()
-        p.store.backend.check_writable()
-        record = RunRecord(p, found, overrides)
-    except SpecError as error:
-        return _failed(error, EXIT_USER, debug)
-    except ArtifactError as error:
-        return _failed(error, EXIT_WORLD, debug)
-    status, failure = "interrupted", None
-    try:
-        if found.todo or has_server():
-            with _ended_by_sigterm(), display() as progress:
-                if p.runtime.mode == "inline":
-                    realise(found.wanted.reports, p.store, p.runtime, progress, finished=record.finished)
-                else:
-                    interpret(p.plain, progress, record.finished)
-        status = "done"
-    except (StageFailed, ServerFailed) as error:
-        stage, cause = (error.stage, error.__cause__) if isinstance(error, StageFailed) else ("run", error)
-        status, failure = "failed", " ".join(clean(str(cause) or type(cause).__name__).split())
-        if debug or p.runtime.debug:
-            import traceback
-
-            traceback.print_exception(error)
-        print(f"stage: {stage}\ncause: {failure}\nresume: the same command", file=sys.stderr)
-        return EXIT_USER if isinstance(cause, SpecError) else EXIT_WORLD
-    finally:
-        record.update(status, failure)
-    _print_summary(p, found.wanted, time.monotonic() - begun)
-    return 0
-
-
-def _print_summary(p: Any, wanted: Any, seconds: float) -> None:
-    from flows.summary import lines
-
-    for hookpoint, named in wanted.named.items():
-        for line in lines(p.store, hookpoint, named):
-            print(clean(line))
-    print(f"{seconds:,.0f} s in all")
 
 
 def _report(rest: list[str], debug: bool) -> int:
@@ -241,7 +180,7 @@ def _report(rest: list[str], debug: bool) -> int:
         if code := run_once(overrides, debug):
             return code
         p = load(overrides)
-        found = [p.store.open(page.artifact).path / "report.html" for page in recipes(p).reports]
+        found = [p.store.open(page.artifact).path / "report.html" for page in recipes(p).finals]
     for path in found:
         print(path)
         if flags.open:
@@ -249,6 +188,67 @@ def _report(rest: list[str], debug: bool) -> int:
 
             webbrowser.open(path.as_uri())
     return 0
+
+
+def _follow(rest: list[str], debug: bool) -> int:
+    from flows.running import follow
+    from flows.runs import recorded
+    from flows.server import ServerFailed
+
+    _, names, overrides = parsed("follow", rest, ABOUT["follow"])
+    store = looking.store_of(overrides)
+    if not names or names[0] == "last":
+        names = [run["id"] for run in recorded(store) if run.get("mode") == "pool"][-1:]
+    if not names:
+        raise SpecError("follow, but no run of this store went to the pool; saint run runtime.mode=pool sends one")
+    try:
+        return follow(store, names[0])
+    except ServerFailed as error:
+        return _failed(error, EXIT_WORLD, debug)
+
+
+def _deploy(rest: list[str], debug: bool) -> int:
+    import argparse
+
+    from flows.server import ServerFailed
+
+    parser = argparse.ArgumentParser(prog="saint deploy", description=ABOUT["deploy"], allow_abbrev=False)
+    parser.add_argument("--cron", help="also schedule a run of the overrides: minute hour day month weekday")
+    parser.add_argument("--timezone", default="UTC", help="of the cron expression, such as Europe/Berlin (UTC)")
+    parser.add_argument("--name", default="scheduled", help="of the scheduled deployment (scheduled)")
+    parser.add_argument("-m", "--multirun", action="store_true", help="commas in overrides sweep")
+    parser.add_argument("overrides", nargs="*", metavar="name=value")
+    flags = parser.parse_intermixed_args(rest)
+    if flags.overrides and not flags.cron:
+        raise SpecError(f"{flags.overrides[0]}, but only a schedule takes overrides; add --cron '0 2 * * *'")
+    each = None
+    if flags.cron:  # first, so that a mistake in it is told before anything is changed
+        from flows.sweep import jobs, split
+
+        each = jobs(split(flags.overrides) if flags.multirun else [flags.overrides])
+    from flows.deploy import deploy, schedule
+
+    try:
+        for line in deploy():
+            print(line)
+        if each is not None:
+            print(schedule(each, flags.name, flags.cron, flags.timezone))
+    except ServerFailed as error:
+        return _failed(error, EXIT_WORLD, debug)
+    return 0
+
+
+def _worker(rest: list[str], debug: bool) -> int:
+    import argparse
+
+    from flows.worker import worker
+
+    parser = argparse.ArgumentParser(prog="saint worker", description=ABOUT["worker"], allow_abbrev=False)
+    parser.add_argument("--pool", default="gpu", help="work pool (gpu)")
+    parser.add_argument("--n", type=int, default=0, help="workers; 0: one to a GPU, or one where there is none")
+    parser.add_argument("--share", type=int, default=1, help="jobs at a time on each (1); on GPUs also runtime.gpu_share=true")
+    flags = parser.parse_args(rest)
+    return worker(flags.pool, flags.n, flags.share)
 
 
 def _completion(rest: list[str], debug: bool) -> int:
@@ -259,7 +259,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {
-    "run": _run, "plan": _plan, "report": _report, "completion": _completion,
+    "run": _run, "plan": _plan, "report": _report, "follow": _follow, "deploy": _deploy, "worker": _worker, "completion": _completion,
     **{name: getattr(looking, name) for name in looking.ABOUT},
 }  # fmt: skip
 

@@ -3,17 +3,17 @@ before any work, in one sentence."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from artifacts.store import Store
+from flows.places import Place, place
 from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
 from tasks.clients.base import Client
@@ -35,15 +35,6 @@ GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "exp
 SECTIONS = (
     "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
 )  # fmt: skip
-
-
-class Place(BaseModel):
-    """Where artifacts lie. Never enters a key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str = "local"
-    root: str = "saint-store"
 
 
 @dataclass(frozen=True)
@@ -73,9 +64,7 @@ class Pipeline:
     @cached_property
     def store(self) -> Store:
         """The store that artifacts go to."""
-        if self.backend.kind != "local":
-            raise SpecError(f"backend.kind = {self.backend.kind!r}, but there is local; use it")
-        return Store.at(self.backend.root)
+        return self.backend.store()
 
 
 def load(overrides: Sequence[str]) -> Pipeline:
@@ -85,17 +74,39 @@ def load(overrides: Sequence[str]) -> Pipeline:
 
 def composed(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved configuration as plain data. Raises ``SpecError`` for what Hydra cannot make sense of."""
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if not GlobalHydra.instance().is_initialized():
-        initialize_config_module("conf", version_base="1.3")
     try:
-        return plain(compose("config", overrides=[in_grammar(o) for o in overrides]))
+        parsed = OverridesParser.create().parse_overrides([in_grammar(o) for o in overrides])
+        for override in parsed:
+            if override.is_sweep_override():
+                raise SpecError(f"{override.input_line}, but a run takes one value; add -m to run each of them, or write one")
+        groups = [o for o in parsed if _is_group(o.key_or_group)]
+        config = copy.deepcopy(_composed_groups(tuple(o.input_line for o in groups)))
+        # What Hydra does after composing. Apart, since jobs of a sweep differ in fields, and files cost most of the time.
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        return plain(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None
+
+
+@cache
+def _composed_groups(groups: tuple[str, ...]) -> Any:
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_module("conf", version_base="1.3")
+    return compose("config", overrides=list(groups))
+
+
+def _is_group(name: str) -> bool:
+    from importlib.resources import files
+
+    return name.startswith("hydra") or (files("conf") / name.partition("@")[0]).is_dir()
 
 
 def in_grammar(override: str, sweep: bool = False) -> str:
@@ -104,7 +115,7 @@ def in_grammar(override: str, sweep: bool = False) -> str:
     In a ``sweep``, commas part values, as they do everywhere else there.
     """
     name, sign, value = override.partition("=")
-    if sign and name.endswith(("path", "root", "url")) and value and value[0] not in "'\"[{" and value != "null":
+    if sign and name.endswith(("path", "root", "url", "endpoint", "cache")) and value and value[0] not in "'\"[{" and value != "null":
         return f"{name}=" + ",".join(f"'{one}'" for one in (value.split(",") if sweep else [value]))
     return override
 
@@ -152,7 +163,7 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         score=dict(config["score"]),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
-        backend=validated(Place, config["backend"], "backend"),
+        backend=place(config["backend"]),
         plain=dict(config),
     )
     _check(found)
@@ -209,27 +220,7 @@ def _check(p: Pipeline) -> None:
         )
     if p.client is not None:
         p.client.check(p.runtime)
-    p.store.backend.check_writable() if _exists(p.backend.root) else _check_parent(p.backend.root)
-
-
-def _exists(root: str) -> bool:
-    from pathlib import Path
-
-    return Path(root).expanduser().exists()
-
-
-def _check_parent(root: str) -> None:
-    """Whether a store could be made there, without making it: a plan writes nothing."""
-    import os
-    from pathlib import Path
-
-    parent = Path(root).expanduser().absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise SpecError(
-            f"backend.root = {root!r}, but {parent} cannot be written; choose another folder with backend.root=..."
-        )
+    p.backend.check()
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:

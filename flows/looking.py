@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from artifacts.store import Store
@@ -13,6 +12,7 @@ from tasks.spec import SpecError
 ABOUT = {
     "ls": "artifacts, runs and leftovers of the store",
     "show": "one artifact, or one run ('last'), with its metrics",
+    "logs": "what a run ('last') did, step by step: stages, seconds, tokens/s, host, device, dollars",
     "why": "why two artifacts differ: every field, followed back through their inputs",
     "verify": "every byte against its manifest; names file and chunk; exit code 1 if any is wrong",
     "gc": "delete what crashes left, with --unwanted also what no run rests on; or the artifacts that are named",
@@ -30,7 +30,7 @@ def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[arg
     """Flags, plain names and overrides of a command."""
     parser = argparse.ArgumentParser(prog=f"saint {command}", description=about, allow_abbrev=False)
     for name, what in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", help=what)
+        parser.add_argument(*(["-m"] if name == "multirun" else []), f"--{name}", action="store_true", help=what)
     parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="artifacts, runs, or overrides")
     found = parser.parse_intermixed_args(rest)
     overrides = [w for w in found.words if "=" in w]
@@ -40,11 +40,14 @@ def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[arg
 def store_of(overrides: list[str]) -> Store:
     """The store that some overrides mean; other stages' mistakes do not matter here."""
     from flows.config import composed
+    from flows.places import place
 
-    root = composed(overrides)["backend"]["root"]
-    if not os.path.isdir(os.path.expanduser(root)):
-        raise SpecError(f"backend.root = {root!r}, but there is no store; saint run makes one, backend.root=DIR names another")
-    return Store.at(root)
+    found = place(composed(overrides)["backend"])
+    if not found.exists():
+        raise SpecError(
+            f"backend.root = {found.where!r}, but there is no store; saint run makes one, backend.root=DIR names another"
+        )
+    return found.store()
 
 
 def ls(rest: list[str]) -> int:
@@ -81,10 +84,58 @@ def show(rest: list[str]) -> int:
     found = shown(store_of(overrides), names[0] if names else "last")
     if flags.json:
         return print_json(found)
+    if "run" in found:
+        _print_run(found["run"])
+        return 0
     from rich.console import Console
     from rich.pretty import Pretty
 
     Console().print(Pretty(next(iter(found.values())), expand_all=False, max_string=200))
+    return 0
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    where = f" in the {run['mode']}" if run.get("mode") == "pool" else ""
+    print(f"run {run['id']}: {run['status']}{where}, begun {run['when']}, {run['seconds']} s, ${run['usd']:.4f}")
+    print(f"saint run {' '.join(clean(o) for o in run['overrides'])}")
+    for job in run["jobs"]:
+        print(f"  job {clean(' '.join(job['overrides']))}")
+    made = sum(row["made"] for row in run["stages"])
+    print(f"{len(run['artifacts'])} artifacts: {len(run['found'])} were there, {made} made")
+    rows = [
+        (r["stage"], r["made"], f"{r['seconds']:.1f}", f"{r['tokens_per_second']:,}" if r["tokens_per_second"] else "",
+         ", ".join(r["hosts"])) for r in run["stages"]
+    ]  # fmt: skip
+    table(("stage", "made", "seconds", "tokens/s", "hosts"), rows, "made seconds tokens/s")
+    for failure in run["failures"]:
+        print(f"failed: {failure['stage']} on {failure['host']}: {clean(failure['error'])}")
+    if run.get("error"):
+        print(f"error: {clean(run['error'])}")
+    for label, stages in run["metrics"].items():
+        found = {**stages.get("evaluate", {})}
+        figures = [f"{n} {found[n]:.4g}" for n in ("fvu", "l0", "ce_loss_recovered") if found.get(n) is not None]
+        print(f"{label}: {', '.join(figures) or 'not evaluated yet'}")
+    print(f"saint logs {run['id']} tells every step; --json gives all of this and the configuration")
+
+
+def logs(rest: list[str]) -> int:
+    from flows.running import told_as
+    from flows.runs import events, recorded
+
+    flags, names, overrides = parsed("logs", rest, ABOUT["logs"], json="print as JSON")
+    store = store_of(overrides)
+    runs = [run["id"] for run in recorded(store)]
+    if not runs:
+        raise SpecError("logs, but this store has no run yet; saint run makes one")
+    name = names[0] if names and names[0] != "last" else runs[-1]
+    if name not in runs:
+        raise SpecError(f"{name}, but this store has no such run; saint ls lists those that there are")
+    found = events(store, name)
+    if flags.json:
+        return print_json({"run": name, "events": found})
+    for event in found:
+        if line := told_as(event):
+            print(f"{event['when']}  {clean(line)}")
     return 0
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt
+from artifacts.keys import Artifact, canonical_json
 from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
+from flows.sweep import Job, wanted
 from tasks.asking import parsed_latents, selected
 from tasks.capture import expected
 from tasks.lms.base import Facts
@@ -40,14 +44,32 @@ class Line:
     usd: float | None = None
     """Expected; None where no price is known."""
 
+    unpriced: bool = False
+    """Whether a part of it has no price."""
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else one + other
+
 
 @dataclass
 class Plan:
-    """All stages of a run."""
+    """All stages of a run, or of all runs of a sweep together."""
 
     wanted: Wanted
     lines: list[Line]
     todo: list[Recipe]
+    found: list[Recipe]
+    """What exists, of all that the wanted rests on."""
+
+    n_jobs: int = 1
+    n_recipes: int = 0
+    """Recipes of all jobs, before those of one key are counted once."""
+
+    passes: int = 0
+    """Times that a language model goes over the text: hookpoints of one model and one text share it."""
+
+    notes: list[str] = field(default_factory=list)
 
     @property
     def json(self) -> dict[str, Any]:
@@ -67,59 +89,92 @@ class Plan:
                 {"stage": r.stage.name, "key": r.key, "missing": r in todo} for r in self.wanted.all()
             ],
             "missing": len(self.todo),
+            "jobs": self.n_jobs,
+            "recipes": self.n_recipes,
+            "model_passes": self.passes,
             "total": total,
         }
 
 
-def plan(p: Pipeline) -> Plan:
-    """What running a pipeline would take. Opens no socket, writes nothing."""
-    wanted = recipes(p)
-    every, order = wanted.all(), missing(wanted.reports, p.store)
-    todo = set(order)
+def plan(jobs: Sequence[Job]) -> Plan:
+    """What running some jobs would take. Opens no socket, writes nothing."""
+    union = wanted(jobs)
+    store = jobs[0].pipeline.store
+    known: set[Artifact] = set()
+    todo = missing(union.finals, store, known)
+    to_make, every = set(todo), union.all()
+    found = [r for r in every if r not in to_make and (r.artifact in known or store.find(r.artifact) is not None)]
     lines: dict[str, Line] = {}
     for recipe in every:
         line = lines.setdefault(recipe.stage.name, Line(recipe.stage.name, 0, 0, 0, 0))
         line.n += 1
-        if recipe in todo:
-            line.missing += 1
-        elif p.store.find(recipe.artifact) is not None:
-            line.cached += 1
-        else:
-            line.skipped += 1
-    sizes = _Sizes(p, p.store, every, order)
+        line.missing += recipe in to_make
+    for recipe in found:
+        lines[recipe.stage.name].cached += 1
+    past, told = _past(store), set[Recipe]()
+    n_recipes = 0
+    for job in jobs:
+        whole = recipes(job.pipeline).all()
+        n_recipes += len(whole)
+        mine = [r for r in whole if r in to_make and r not in told]
+        told.update(mine)
+        _Sizes(job.pipeline, whole, mine, past).add(lines)
     for line in lines.values():
-        if line.missing:
-            line.n_tokens, line.bytes, line.seconds, line.usd = sizes.of(line)
-    return Plan(wanted, list(lines.values()), order)
+        line.skipped = line.n - line.cached - line.missing
+        if line.missing and line.usd is None and line.stage not in ("explain", "score"):
+            line.usd = 0.0
+        if times := past.get(line.stage):
+            line.seconds = round(sorted(times)[len(times) // 2] * line.missing, 1) if line.missing else None
+    return Plan(union, list(lines.values()), todo, found, len(jobs), n_recipes, passes(todo))
+
+
+def passes(todo: Sequence[Recipe]) -> int:
+    """How often a model goes over the text, to make these: captures that differ only in hookpoint, split and shard are one."""
+    return len({_pass(recipe) for recipe in todo if recipe.stage.name == "capture"})
+
+
+def _pass(recipe: Recipe) -> bytes:
+    spec = {n: v for n, v in recipe.spec.payload().items() if n not in ("hookpoint", "split", "shard", "n_shards")}
+    return canonical_json({"spec": spec, "inputs": recipe.input_keys})
+
+
+def _past(store: Store) -> dict[str, list[float]]:
+    """Seconds that artifacts of each stage took in this store."""
+    found: dict[str, list[float]] = {}
+    for artifact in store.artifacts():
+        try:
+            manifest = store.find(artifact)
+        except ArtifactCorrupt:
+            continue  # not one of ours, or ``missing`` would have said so: saint verify tells
+        if manifest is not None:
+            found.setdefault(artifact.stage, []).append(manifest.made_by.get("seconds", 0.0))
+    return found
 
 
 class _Sizes:
-    """Expected tokens, bytes, seconds and dollars per stage."""
+    """Expected tokens, bytes, seconds and dollars of what one job has to make."""
 
-    def __init__(self, p: Pipeline, store: Store, every: list[Recipe], todo: list[Recipe]) -> None:
-        self.p, self.facts, self.todo = p, p.lm.facts(), todo
-        corpus = store.find(every[0].artifact)
+    def __init__(self, p: Pipeline, every: list[Recipe], todo: list[Recipe], past: dict[str, list[float]]) -> None:
+        self.p, self.facts, self.todo, self.past = p, p.lm.facts(), todo, past
+        corpus = p.store.find(every[0].artifact)
         self.n_chars = corpus.summary["n_chars"] if corpus else p.corpus.expected_chars()
         self.d_in = self.facts.d_model if self.facts else None
-        self.past: dict[str, list[float]] = {}
-        for artifact in store.artifacts():
-            try:
-                manifest = store.find(artifact)
-            except ArtifactCorrupt:
-                continue  # not one of ours, or ``missing`` would have said so: saint verify tells
-            if manifest is not None:
-                self.past.setdefault(artifact.stage, []).append(manifest.made_by.get("seconds", 0.0))
+        self.n = Counter(recipe.stage.name for recipe in every)
 
-    def of(self, line: Line) -> tuple[int | None, int | None, float | None, float | None]:
-        n_tokens, size, flops = getattr(self, f"_{line.stage}", lambda line: (None, None, None))(line)
-        past = sorted(self.past.get(line.stage, []))
-        seconds = None
-        if past:
-            seconds = past[len(past) // 2] * line.missing
-        elif flops is not None:
-            seconds = flops / _FLOPS
-        usd = self._usd(line) if line.stage in ("explain", "score") else 0.0
-        return n_tokens, size, seconds and round(seconds, 1), usd
+    def add(self, lines: dict[str, Line]) -> None:
+        """Add this job's figures to the lines of their stages; one unknown figure makes a sum unknown."""
+        for stage, n in Counter(recipe.stage.name for recipe in self.todo).items():
+            line, share = lines[stage], Line(stage, self.n[stage], 0, n, 0)
+            n_tokens, size, flops = getattr(self, f"_{stage}", lambda line: (None, None, None))(share)
+            usd = self._usd(share) if stage in ("explain", "score") else 0.0
+            line.n_tokens = _sum(line.n_tokens, n_tokens)
+            line.bytes = _sum(line.bytes, size)
+            if flops is not None:
+                line.seconds = _sum(line.seconds, round(flops / _FLOPS, 1))
+            if usd is None:
+                line.usd, line.unpriced = None, True
+            elif not line.unpriced:
+                line.usd = round((line.usd or 0.0) + usd, 2)
 
     def _share(self, line: Line) -> float:
         return line.missing / line.n

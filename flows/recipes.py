@@ -23,11 +23,12 @@ from tasks.train import train
 class Wanted:
     """What a run is to end with."""
 
-    reports: list[Recipe] = field(default_factory=list)
-    """One per hookpoint, in the order in which hookpoints were typed."""
+    finals: list[Recipe] = field(default_factory=list)
+    """A report for each hookpoint, in the order in which hookpoints were typed; of a sweep, also its comparison."""
 
     named: dict[str, dict[str, Recipe]] = field(default_factory=dict)
-    """Hookpoint to stage name to recipe, for stages that are one artifact (scores as ``score/<kind>``)."""
+    """Hookpoint (in a sweep, with what was swept) to stage name to recipe, for stages that are one artifact (scores as
+    ``score/<kind>``)."""
 
     def all(self) -> list[Recipe]:
         """Every recipe that a wanted one rests on, parents first, each once."""
@@ -39,8 +40,8 @@ class Wanted:
                     visit(parent)
                 order[recipe] = None
 
-        for wanted in self.reports:
-            visit(wanted)
+        for final in self.finals:
+            visit(final)
         return list(order)
 
 
@@ -75,7 +76,7 @@ def recipes(p: Pipeline) -> Wanted:
         page = report(
             p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=explained, scores=scores
         )
-        wanted.reports.append(page)
+        wanted.finals.append(page)
         wanted.named[hookpoint] = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
             "explain": explained, "report": page, **{f"score/{s.spec.scorer.kind}": s for s in scores},

@@ -35,6 +35,36 @@ class Progress:
     def note(self, text: str) -> None:
         """One line a person should see once (an expected size, a warning)."""
 
+    def event(self, what: str, **facts: Any) -> None:
+        """Something that the record of a run keeps: ``made`` an artifact, ``waiting`` for a device; facts are JSON."""
+
+
+class Both(Progress):
+    """Progress told to two listeners."""
+
+    def __init__(self, one: Progress, other: Progress) -> None:
+        self._two = (one, other)
+
+    def started(self, bar: Running) -> None:
+        for listener in self._two:
+            listener.started(bar)
+
+    def advanced(self, bar: Running) -> None:
+        for listener in self._two:
+            listener.advanced(bar)
+
+    def finished(self, bar: Running) -> None:
+        for listener in self._two:
+            listener.finished(bar)
+
+    def note(self, text: str) -> None:
+        for listener in self._two:
+            listener.note(text)
+
+    def event(self, what: str, **facts: Any) -> None:
+        for listener in self._two:
+            listener.event(what, **facts)
+
 
 class Running:
     """A bar that is open: what was done, since when, and the latest figures."""

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,9 +23,10 @@ from artifacts.errors import ArtifactBusy, StoreUnwritable
 from artifacts.journal import Journal
 from artifacts.keys import Artifact, canonical_json
 from artifacts.store import Opened, Store
+from tasks.devices import guard_name, guarded
 from tasks.progress import Progress
 from tasks.spec import Runtime
-from tasks.stage import Job, Recipe, Unit
+from tasks.stage import Job, Recipe, Stage, Unit
 
 POLL_SECONDS = 0.5
 
@@ -37,18 +39,26 @@ class Outcome:
     hits: list[Artifact] = field(default_factory=list)
     """Existed already, or were made by another process in the meantime."""
 
+    busy: list[str] = field(default_factory=list)
+    """Why what was left to others was left to them."""
 
-def missing(wanted: Sequence[Recipe], store: Store) -> list[Recipe]:
+
+def missing(wanted: Sequence[Recipe], store: Store, known: set[Artifact] | None = None) -> list[Recipe]:
     """What must be made for ``wanted``, parents first, each once. Stops walking back at what exists,
-    so that a finished SAE hides the activations it was trained on, which may be gone."""
+    so that a finished SAE hides the activations it was trained on, which may be gone.
+
+    ``known`` remembers what was found from one call to the next, for whoever asks again and again.
+    """
     order: dict[Artifact, Recipe] = {}
     seen: set[Artifact] = set()
+    known = set() if known is None else known
 
     def visit(recipe: Recipe) -> None:
         if recipe.artifact in seen:
             return
         seen.add(recipe.artifact)
-        if store.find(recipe.artifact) is not None:
+        if recipe.artifact in known or store.find(recipe.artifact) is not None:
+            known.add(recipe.artifact)
             return
         for parent in recipe.parents():
             visit(parent)
@@ -81,9 +91,19 @@ def units(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     return list(found.values())
 
 
-def make_all(recipes: Sequence[Recipe], store: Store, runtime: Runtime, progress: Progress) -> Outcome:
+def make_all(
+    recipes: Sequence[Recipe],
+    store: Store,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    wait: bool = True,
+    share: tuple[int, int] = (0, 1),
+) -> Outcome:
     """Make the recipes of one lane, whose inputs exist.
 
+    What another process is making is waited for; without ``wait`` it is left to it. ``share`` = (k, n) begins at the k-th
+    of n parts and goes round, so that n processes that make the same recipes meet each other late.
     Raises what the stage raises, ``ArtifactCorrupt`` for a damaged input, and ``StoreUnwritable`` for a full disk.
     """
     if not recipes:
@@ -91,22 +111,30 @@ def make_all(recipes: Sequence[Recipe], store: Store, runtime: Runtime, progress
     stage, outcome = recipes[0].stage, Outcome()
     _set_threads(runtime)
     store.tidy()
-    passes = _passes(units(recipes), store, runtime, progress, outcome)
+    groups = units(recipes)
+    first = share[0] * len(groups) // share[1]
+    passes = _passes(groups[first:] + groups[:first], store, runtime, progress, outcome, wait)
+    device = guarded(runtime, progress) if "gpu" in stage.tags else nullcontext()
     try:
-        if stage.together is None:
-            for (job,) in passes:
-                job.summary.update(stage.run(job))
-        else:
-            first = next(passes, None)
-            if first is not None:
-                stage.run(itertools.chain([first], passes))
-                for _ in passes:  # a stage must take all units; commits the last one it took
-                    raise RuntimeError(f"stage {stage.name} returned before its last unit")
+        with device:
+            _run(stage, passes)
     except OSError as error:
         raise _explained(error, store) from error
     finally:
         passes.close()  # after an error: gives up what was begun, so that leases are free at once
     return outcome
+
+
+def _run(stage: Stage, passes: Iterator[Unit]) -> None:
+    if stage.together is None:
+        for (job,) in passes:
+            job.summary.update(stage.run(job))
+        return
+    first = next(passes, None)
+    if first is not None:
+        stage.run(itertools.chain([first], passes))
+        for _ in passes:  # a stage must take all units; commits the last one it took
+            raise RuntimeError(f"stage {stage.name} returned before its last unit")
 
 
 def _passes(
@@ -115,6 +143,7 @@ def _passes(
     runtime: Runtime,
     progress: Progress,
     outcome: Outcome,
+    wait: bool,
 ) -> Iterator[Unit]:
     """Units of jobs to do now. Asking for the next one commits the last."""
     opened: dict[Artifact, Opened] = {}
@@ -134,13 +163,15 @@ def _passes(
                         else:
                             attempt = store.begin(recipe.artifact, recipe.json, runtime.lease_ttl_seconds)
                     except ArtifactBusy as error:
-                        if str(error) not in told:
+                        if wait and str(error) not in told:
                             told.add(str(error))
                             progress.note(str(error))
+                        outcome.busy += [] if wait else [str(error)]
                         left = ordered[i:]  # who has one of a pass is about to take the rest of it
                         break
                     if attempt is None:
                         outcome.hits.append(recipe.artifact)
+                        progress.event("found", artifact=recipe.address)
                         continue
                     jobs.append(
                         Job(
@@ -150,32 +181,38 @@ def _passes(
                             attempt=attempt,
                             runtime=runtime,
                             progress=progress,
-                            journal=Journal(store.backend.work("journal")),
+                            journal=Journal(store.backend, "journal"),
                         )
                     )
                 for job in jobs:
                     job.inputs = _open_inputs(job.recipe, store, opened)
                 if jobs:
                     yield tuple(jobs)
-                    _commit(jobs, store, outcome)
+                    _commit(jobs, runtime, progress, outcome)
                     jobs, moved = [], True
             finally:
                 for job in jobs:  # only when something went wrong above
                     job.attempt.abandon()
             if left:
                 busy.append(left)
-        waiting = busy
+        waiting = busy if wait else []
         if waiting and not moved:
             time.sleep(POLL_SECONDS)
 
 
-def _commit(jobs: list[Job], store: Store, outcome: Outcome) -> None:
+def _commit(jobs: list[Job], runtime: Runtime, progress: Progress, outcome: Outcome) -> None:
     by = made_by()
+    if "gpu" in jobs[0].recipe.stage.tags:
+        by["device"] = guard_name(runtime) or "cpu"
     while jobs:
         job = jobs[0]
         won = job.attempt.commit(job.summary, by)
         jobs.pop(0)
-        (outcome.made if won.attempt == job.attempt.id else outcome.hits).append(job.recipe.artifact)
+        ours = won.attempt == job.attempt.id
+        (outcome.made if ours else outcome.hits).append(job.recipe.artifact)
+        figures = {name: value for name, value in won.summary.items() if isinstance(value, (int, float, str))}
+        seconds = won.made_by.get("seconds")
+        progress.event("made" if ours else "found", artifact=job.recipe.address, seconds=seconds, figures=figures)
 
 
 def _open_inputs(recipe: Recipe, store: Store, opened: dict[Artifact, Opened]) -> dict[str, Any]:
@@ -218,13 +255,13 @@ def _explained(error: OSError, store: Store) -> Exception:
     """A full or read-only disk in our grammar; anything else as it is."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return error
-    root = getattr(store.backend, "root", "the store")
+    name, folder = store.backend.disk
     reason = "it is read-only" if error.errno == errno.EROFS else "the disk is full"
     try:
-        reason += f" ({shutil.disk_usage(root).free / 1e9:.2f} GB free)"
+        reason += f" ({shutil.disk_usage(folder).free / 1e9:.2f} GB free)"
     except OSError:
         pass
     return StoreUnwritable(
-        f"backend.root = {str(root)!r}, but {reason}; nothing that was committed is lost: "
+        f"{name} = {str(folder)!r}, but {reason}; nothing that was committed is lost: "
         "make room, then give the same command"
     )

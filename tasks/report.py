@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from importlib.resources import files
 from typing import Any
 
 from pydantic import Field
@@ -38,10 +35,10 @@ def report(job: Job[ReportSpec]) -> Summary:
 
 def page(job: Job[ReportSpec]) -> str:
     """The whole page."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from tasks.reporting import gather, plots
+    from tasks.reporting.pages import rendered
 
     spec, mine, explain = job.spec, job.one("mine"), job.one("explain")
     scores = gather.scores_of(job.many("scores"))
@@ -64,22 +61,19 @@ def page(job: Job[ReportSpec]) -> str:
     def plot(svg: str, caption: str) -> dict[str, Any]:
         return {"svg": Markup(svg), "caption": caption}  # made by us from numbers alone
 
-    script = files("tasks.reporting").joinpath("script.js").read_text("utf-8")
-    source = files("tasks.reporting").joinpath("page.html.j2").read_text("utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
     inputs = [job.one(n) for n in ("corpus", "lm", "train", "evaluate", "mine", "explain")] + list(job.many("scores"))
     train, lm = job.one("train").summary, job.one("lm").summary
     sae = json.loads((job.one("train").path / "sae.json").read_text())
-    return template.render(
+    return rendered(
+        "page.html.j2",
+        "script.js",
+        ("style.css",),
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
             f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
             f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
         ),
         figures=_figures(job, metrics, rows, own, control),
-        style=Markup(files("tasks.reporting").joinpath("style.css").read_text("utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=Markup(embedded({"latents": rows, "cards": cards, "best": best, "worst": worst})),
         n_cards=len(cards),
         score_plots=[

@@ -61,11 +61,24 @@ class Runtime(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    mode: Literal["local", "inline"] = "local"
-    """``local``: under Prefect, in this process. ``inline``: without Prefect."""
+    mode: Literal["local", "inline", "pool"] = "local"
+    """``local``: under Prefect, in this process. ``inline``: without Prefect. ``pool``: by workers of Prefect work pools."""
+
+    lanes: int = Field(0, ge=0)
+    """In pool mode, jobs on GPUs at a time; 0 takes as many as workers of the pool are online."""
+
+    lane_idle_seconds: float = Field(30.0, ge=0)
+    """In pool mode, seconds without work for a GPU after which its lane ends and gives it back."""
 
     device: str = "auto"
     """A torch device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda:0``."""
+
+    gpu_share: bool = False
+    """Let several jobs use one GPU at a time; without it, a second one waits for the first."""
+
+    guard: str | None = None
+    """Name of the lock that stages for a GPU hold while they work, one holder at a time on this host; null takes the
+    GPU's own, and none on a CPU."""
 
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice."""

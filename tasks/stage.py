@@ -119,11 +119,16 @@ class Recipe:
         """The address of what this recipe makes."""
         return Artifact(self.stage.name, self.key)
 
+    @property
+    def address(self) -> str:
+        """``stage/key``, the whole key: as JSON names it."""
+        return f"{self.stage.name}/{self.key}"
+
     @cached_property
     def input_keys(self) -> dict[str, Any]:
         """Input names to ``stage/key`` strings, or lists of them."""
         return {
-            name: _address(value) if isinstance(value, Recipe) else [_address(item) for item in value]
+            name: value.address if isinstance(value, Recipe) else [item.address for item in value]
             for name, value in self.inputs.items()
         }
 
@@ -148,7 +153,3 @@ class Recipe:
 
     def __repr__(self) -> str:
         return f"<{self.artifact}>"
-
-
-def _address(recipe: Recipe) -> str:
-    return f"{recipe.artifact.stage}/{recipe.key}"

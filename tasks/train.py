@@ -108,6 +108,7 @@ def train(job: Job[TrainSpec]) -> Summary:
             if time.monotonic() - saved > job.runtime.checkpoint_seconds:
                 fit.save(job.attempt.scratch / _CHECKPOINT)
                 job.attempt.check()
+                job.attempt.save(_CHECKPOINT)
                 saved = time.monotonic()
     if wandb:
         wandb.finish()

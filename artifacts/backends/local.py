@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from artifacts.backends.base import Backend
+from artifacts.backends import base
+from artifacts.backends.base import Backend, copied, newest
 from artifacts.errors import StoreUnwritable
 
 
@@ -29,24 +32,34 @@ class Local(Backend):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
 
+    @property
+    def disk(self) -> tuple[str, Path]:
+        return "backend.root", self.root
+
     def _at(self, path: str) -> Path:
         full = self.root / path
         if ".." in Path(path).parts or Path(path).is_absolute():
             raise ValueError(f"path = {path!r}, but it leaves the store; use a path below {self.root}")
         return full
 
-    def _written(self, path: str, data: bytes) -> Path:
+    def _written(self, path: str, data: bytes | Iterable[bytes]) -> Path:
         """A complete, synced temporary file beside ``path``."""
         target = self._at(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fsync_path(target.parent.parent)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(draft, "xb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         return draft
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes | Iterable[bytes]) -> bool:
         target = self._at(path)
         draft = self._written(path, data)
         try:
@@ -82,18 +95,26 @@ class Local(Backend):
             if draft is not None:
                 draft.unlink(missing_ok=True)
 
+    def write(self, path: str, data: bytes) -> None:
+        draft = self._written(path, data)
+        os.replace(draft, self._at(path))
+        fsync_path(self._at(path).parent)
+
     def read(self, path: str) -> bytes | None:
         try:
             return self._at(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def open(self, path: str) -> BinaryIO:
+        return open(self._at(path), "rb")
+
     def paths(self, prefix: str = "") -> Iterator[str]:
         top = self._at(prefix)
         for folder, folders, files in os.walk(top):
             folders.sort()
             for name in sorted(files):
-                if not (name.startswith(".") and name.endswith(".tmp")):
+                if not (name.startswith(".") and name.endswith((".tmp", ".guard"))):
                     yield str(Path(folder, name).relative_to(self.root))
 
     def size(self, path: str) -> int:
@@ -114,6 +135,12 @@ class Local(Backend):
                     break
                 parent.rmdir()
 
+    def tidy(self, prefix: str = "") -> None:
+        for draft in self._at(prefix).rglob(".*.tmp"):
+            with suppress(OSError):
+                if time.time() - draft.stat().st_mtime > base.STALE_SECONDS:
+                    draft.unlink()
+
     def work(self, prefix: str) -> Path:
         target = self._at(prefix)
         target.mkdir(parents=True, exist_ok=True)
@@ -127,8 +154,30 @@ class Local(Backend):
             fsync_path(Path(folder))
         fsync_path(top.parent)
 
-    def folder(self, prefix: str) -> Path:
+    def folder(self, prefix: str, sizes: Mapping[str, int] | None = None, later: Collection[str] = ()) -> Path:
         return self._at(prefix)
+
+    def keep(self, prefix: str, name: str) -> None:
+        return None  # it lies where the next attempt looks
+
+    def recover(self, attempts: str, name: str, target: Path) -> bool:
+        return copied(newest(self._at(attempts), name, target), target)
+
+    @contextmanager
+    def exclusively(
+        self, path: str, waiting: Callable[[], None] | None = None, ttl: float = 60.0
+    ) -> Iterator[Callable[[], None]]:
+        """A flock, so the kernel gives it back at once when its holder dies, and never sooner."""
+        target = self._at(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield lambda: None
 
     def check_writable(self) -> None:
         try:

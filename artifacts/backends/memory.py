@@ -5,22 +5,28 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from artifacts.backends.base import Backend
+from artifacts.backends.base import Backend, copied, newest
 
 
 class Memory(Backend):
     """Objects in a dictionary. Folders are written out to a temporary place when somebody needs files."""
+
+    root = "memory"
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
         self._lock = threading.RLock()
         self._disk = tempfile.TemporaryDirectory(prefix="saint-memory-")
 
-    def create(self, path: str, data: bytes) -> bool:
-        return self.swap(path, None, data)
+    @property
+    def disk(self) -> tuple[str, Path]:
+        return "TMPDIR", Path(self._disk.name)
+
+    def create(self, path: str, data: bytes | Iterable[bytes]) -> bool:
+        return self.swap(path, None, data if isinstance(data, bytes) else b"".join(data))
 
     def swap(self, path: str, expected: bytes | None, data: bytes | None) -> bool:
         with self._lock:
@@ -31,6 +37,10 @@ class Memory(Backend):
             else:
                 self._objects[path] = data
             return True
+
+    def write(self, path: str, data: bytes) -> None:
+        with self._lock:
+            self._objects[path] = data
 
     def read(self, path: str) -> bytes | None:
         return self._objects.get(path)
@@ -50,6 +60,9 @@ class Memory(Backend):
         for area in ("work", "out"):
             shutil.rmtree(Path(self._disk.name, area, prefix), ignore_errors=True)
 
+    def tidy(self, prefix: str = "") -> None:
+        return None
+
     def work(self, prefix: str) -> Path:
         folder = Path(self._disk.name, "work", prefix)
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +75,7 @@ class Memory(Backend):
                 if file.is_file():
                     self._objects[f"{prefix}/{file.relative_to(top).as_posix()}"] = file.read_bytes()
 
-    def folder(self, prefix: str) -> Path:
+    def folder(self, prefix: str, sizes: Mapping[str, int] | None = None, later: Collection[str] = ()) -> Path:
         top = Path(self._disk.name, "out", prefix)
         shutil.rmtree(top, ignore_errors=True)
         for name in self.paths(prefix):
@@ -70,6 +83,12 @@ class Memory(Backend):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(self._objects[name])
         return top
+
+    def keep(self, prefix: str, name: str) -> None:
+        return None
+
+    def recover(self, attempts: str, name: str, target: Path) -> bool:
+        return copied(newest(Path(self._disk.name, "work", attempts), name, target), target)
 
     def check_writable(self) -> None:
         return None

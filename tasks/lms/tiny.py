@@ -157,6 +157,7 @@ class Tiny(LMSpec):
                     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "losses": losses}
                     _save(state, job.attempt.scratch / _CHECKPOINT)
                     job.attempt.check()
+                    job.attempt.save(_CHECKPOINT)
                     saved = time.monotonic()
         last = losses[-max(1, len(losses) // 10) :]
         return model.eval().to("cpu"), sum(last) / len(last)

@@ -79,20 +79,25 @@ def test_ctrl_c_ends_a_stage_and_not_only_the_wait_for_it(server, world):
 FLAKY = """
 import sys
 import flows.interpret as interpreting
-from flows.config import composed
+from flows.plan import plan
+from flows.runs import RunRecord
+from flows.session import Session
+from flows.sweep import jobs
 from tasks.realising import make_all
 
 calls, errors = [], {"corpus": ConnectionError("the line was cut"), "lm": ValueError("this will not get better")}
 
-def flaky(lane, *rest):
+def flaky(lane, *rest, **more):
     calls.append(lane[0].stage.name)
     if calls.count(calls[-1]) == 1 and calls[-1] in errors:
         raise errors[calls[-1]]
-    return make_all(lane, *rest)
+    return make_all(lane, *rest, **more)
 
 interpreting.make_all, interpreting.RETRY_SECONDS = flaky, 0.1
+one = jobs([sys.argv[1:]])
+found = plan(one)
 try:
-    interpreting.interpret(composed(sys.argv[1:]))
+    interpreting.run_here(Session(one, found, RunRecord.new(one, found, [])))
 except interpreting.StageFailed as error:
     print(calls, error)
 """

@@ -10,9 +10,9 @@ import pytest
 
 from artifacts.store import Store
 from flows import audit
-from flows.config import load
 from flows.plan import plan
 from flows.runs import RunRecord, recorded
+from flows.sweep import jobs
 from tasks.spec import SpecError
 from tests.making import make
 from tests.toys import NumberSpec, PartSpec, number, part, total
@@ -30,8 +30,8 @@ def chain(where: Path, value: int):
 
 
 def record(store: Store, *overrides: str) -> RunRecord:
-    p = load([f"backend.root={store.backend.root}", *overrides])
-    return RunRecord(p, plan(p), list(overrides))
+    one = jobs([[f"backend.root={store.backend.root}", *overrides]])
+    return RunRecord.new(one, plan(one), list(overrides))
 
 
 def manifest_of(store: Store, recipe) -> Path:
@@ -98,7 +98,7 @@ def test_damage_elsewhere_in_a_store_does_not_stop_a_plan(store, tmp_path):
     recipe = chain(tmp_path / "log", 3)
     make(recipe, store)
     manifest_of(store, recipe).write_text("{")
-    assert plan(load([f"backend.root={store.backend.root}"])).todo
+    assert plan(jobs([[f"backend.root={store.backend.root}"]])).todo
 
 
 def test_only_artifacts_that_no_run_rests_on_are_unwanted(store, tmp_path):
@@ -107,7 +107,7 @@ def test_only_artifacts_that_no_run_rests_on_are_unwanted(store, tmp_path):
     make(loose, store)
     run = record(store)
     run.body["artifacts"] = [f"{r.stage.name}/{r.key}" for r in (kept, *kept.parents())]
-    run.save("done")
+    run.update("done")
     assert audit.garbage(store, unwanted=False) == {"orphans": [], "unwanted": []}
     assert audit.collect(store, unwanted=False) == 0
     names = {row["artifact"].split("/")[0] for row in audit.garbage(store, unwanted=True)["unwanted"]}
@@ -119,12 +119,13 @@ def test_only_artifacts_that_no_run_rests_on_are_unwanted(store, tmp_path):
 def test_a_run_that_was_killed_is_not_called_running(store):
     run = record(store)
     assert [r["status"] for r in recorded(store)] == ["running"]
-    body = json.loads(run.path.read_text())
+    path = store.backend.root / "runs" / f"{run.id}.json"
+    body = json.loads(path.read_text())
     body["process"]["pid"] = 2**22 + 1  # beyond the largest that the kernel gives
-    run.path.write_text(json.dumps(body))
+    path.write_text(json.dumps(body))
     assert [r["status"] for r in recorded(store)] == ["killed"]
     body["process"] = {**body["process"], "pid": os.getpid(), "host": "elsewhere"}
-    run.path.write_text(json.dumps(body))
+    path.write_text(json.dumps(body))
     assert [r["status"] for r in recorded(store)] == ["running"]  # from here, nobody can tell
 
 

@@ -45,7 +45,11 @@ ROOT = Path(__file__).parents[2]
         (["+nope=1"], "nope = 1, but there is no nope in the configuration"),
         (["+trian.seed=1"], "but there is no trian in the configuration; did you mean train?"),
         (["+client.model=claude"], "client.model = 'claude', but client is none; add client=anthropic_batch"),
-        (["backend=s3"], "backend = 's3', but conf/backend/ has local; use one of them$"),
+        (["backend=tape"], "backend = 'tape', but conf/backend/ has local, s3; use one of them$"),
+        (["backend.kind=tape"], "backend.kind = 'tape', but there are local and s3; use one of them"),
+        (["backend=s3"], "backend.bucket is not set, but this configuration needs it; add backend.bucket=..."),
+        (["backend=s3", "backend.bucket=a/b"], "backend.bucket = 'a/b', but that is no name of a bucket"),
+        (["backend=s3", "backend.bucket=b", "backend.endpoint=localhost:9000"], "an address begins with https:// or http://"),
         (["sae.k=8,16"], "sae.k=8,16, but a run takes one value; add -m to run each of them"),
     ],
 )
@@ -91,7 +95,7 @@ def test_a_second_hookpoint_moves_no_key_of_the_first(tmp_path):
     world = [o for o in overrides(tmp_path) if "hookpoints" not in o]
     one = recipes(load([*world, "capture.hookpoints=[layers.1]"]))
     two = recipes(load([*world, "capture.hookpoints=[layers.0,layers.1]"]))
-    assert two.reports[1] == one.reports[0]
+    assert two.finals[1] == one.finals[0]
     assert set(one.all()) < set(two.all())
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from artifacts import journal as module
+from artifacts.backends import base
 from artifacts.journal import Journal
 
 
@@ -108,7 +108,7 @@ def test_old_drafts_are_swept_and_young_ones_left(tmp_path, monkeypatch):
     draft.write_text("half")
     with journal.sending():
         assert draft.exists()
-    monkeypatch.setattr(module, "DRAFT_SECONDS", -1.0)
+    monkeypatch.setattr(base, "STALE_SECONDS", -1.0)
     with journal.sending():
         assert not draft.exists()
     assert len(list((tmp_path / "intents").iterdir())) == 1

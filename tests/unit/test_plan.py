@@ -6,6 +6,7 @@ import pytest
 
 from flows.config import load
 from flows.plan import Line, Plan, plan
+from flows.sweep import jobs
 
 ASKED = ["explainer=default", "client=anthropic_batch"]
 
@@ -19,7 +20,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def planned(*overrides: str) -> Plan:
-    return plan(load(overrides))
+    return plan(jobs([overrides]))
 
 
 def line(found: Plan, stage: str) -> Line:

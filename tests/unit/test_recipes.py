@@ -49,7 +49,7 @@ def test_hookpoints_share_corpus_model_and_pass_but_no_sae():
     both = wanted("capture.hookpoints=[layers.0,layers.1.mlp]")
     first, second = both.named["layers.0"], both.named["layers.1.mlp"]
     assert first["corpus"] is second["corpus"] and first["lm"] is second["lm"]
-    assert first["train"] != second["train"] and len(both.reports) == 2
+    assert first["train"] != second["train"] and len(both.finals) == 2
     captures = [recipe for recipe in both.all() if recipe.stage.name == "capture"]
     assert len(captures) == 12 and len(lanes(captures)) == 1
 

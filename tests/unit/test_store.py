@@ -146,7 +146,7 @@ def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(tmp_path):
 
 def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_path, monkeypatch):
     store = Store.at(tmp_path)
-    attempt = store.begin(TOY, RECIPE)
+    attempt = store.begin(TOY, RECIPE, ttl=10)  # the holder's, who beats by it; a watcher's does not count
     attempt._lease._stop.set()
     (path,) = (tmp_path / FOLDER).iterdir()
     record = {**json.loads(path.read_text()), "host": "elsewhere"}
@@ -154,16 +154,16 @@ def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_p
     clock = [100.0]
     monkeypatch.setattr("artifacts.lease.time.monotonic", lambda: clock[0])
     with pytest.raises(ArtifactBusy):
-        store.begin(TOY, RECIPE, ttl=10)
+        store.begin(TOY, RECIPE, ttl=1)
     clock[0] += 9
     with pytest.raises(ArtifactBusy):
-        store.begin(TOY, RECIPE, ttl=10)
+        store.begin(TOY, RECIPE, ttl=1)
     path.write_text(json.dumps({**record, "beat": 5}))  # it moved after all
     clock[0] += 9
     with pytest.raises(ArtifactBusy):
-        store.begin(TOY, RECIPE, ttl=10)
+        store.begin(TOY, RECIPE, ttl=1)
     clock[0] += 10
-    store.begin(TOY, RECIPE, ttl=10).abandon()
+    store.begin(TOY, RECIPE, ttl=1).abandon()
 
 
 def test_orphans_are_listed_with_their_size_and_removed(tmp_path):

@@ -1,0 +1,1 @@
+"""What a lab needs to run SAINT on work pools: deployments, server settings, units; see README.md."""

@@ -1,0 +1,186 @@
+"""Runs on work pools: a real server, real workers, lanes that share the work."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from artifacts.store import Store
+from flows.runs import events, recorded
+from tests.servers import ROOT
+from tests.workplace import Workplace, children, digests, flow_states, kill, made, tidy, until, workplace
+
+LAYERS = "capture.hookpoints=[layers.0],[layers.1]"
+FACTORS = "sae.expansion_factor=2,4"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with workplace(tmp_path_factory.mktemp("lab")) as found:
+        found.open()
+        yield found
+
+
+def ran(place: Workplace, arguments: list[str]) -> subprocess.CompletedProcess:
+    done = place.saint(*arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+def stages(store: Store, what: str = "made") -> dict[str, int]:
+    found: dict[str, int] = {}
+    for event in (e for run in recorded(store)[-1:] for e in events(store, run["id"]) if e["what"] == what):
+        stage = event["artifact"].split("/")[0]
+        found[stage] = found.get(stage, 0) + 1
+    return found
+
+
+def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new(place, tmp_path):
+    store = Store.at(tmp_path / "store")
+    first = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
+    assert "4 jobs: 72 stages, 55 distinct, 0 found, 1 model pass" in first.stdout
+    assert "CE loss recovered" in first.stdout and "sweep.html" in first.stdout
+    assert stages(store)["capture"] == 10 and stages(store)["train"] == 4
+    lanes, watchers = place.jobs(tmp_path / "store")
+    by = {e["artifact"].split("/")[0]: set() for e in events(store, recorded(store)[-1]["id"]) if e["what"] == "made"}
+    for event in events(store, recorded(store)[-1]["id"]):
+        if event["what"] == "made":
+            by[event["artifact"].split("/")[0]].add(event["pid"])
+    assert len(lanes) >= 2 and len(by["train"] | by["mine_shard"] | by["evaluate"] | by["capture"]) >= 2
+    assert by["report"] == by["explain"] == set(watchers)  # what needs no GPU is not given to one
+    assert recorded(store)[-1]["status"] == "done"
+
+    more = ran(place, place.sweep(tmp_path / "store", "capture.hookpoints=[layers.0],[layers.1],[layers.2]", f"{FACTORS},8"))
+    assert "1 model pass" in more.stdout and stages(store)["capture"] == 5 and stages(store)["train"] == 5
+
+    begun = time.monotonic()
+    again = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
+    assert "nothing to make" in again.stdout and time.monotonic() - begun < 30
+    tidy(store)
+
+
+def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, tmp_path):
+    arguments = place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4")
+    going = place.start(*arguments)
+    line = until(lambda: next((text for text in going.stdout if "is submitted" in text), None))
+    run = line.split()[1]
+    going.send_signal(signal.SIGINT)
+    _, said = going.communicate(timeout=30)
+    assert going.returncode == 130 and f"join it again: saint follow {run}" in said
+    joined = place.start(*arguments)
+    followed = place.saint("follow", run, f"backend.root={tmp_path / 'store'}")
+    out, _ = joined.communicate(timeout=200)
+    assert joined.returncode == 0 and f"run {run} is making this already; following it" in out
+    assert followed.returncode == 0 and f"run {run} is done" in followed.stdout
+    assert [r["id"] for r in recorded(Store.at(tmp_path / "store"))] == [run]
+    logged = place.saint("logs", run, f"backend.root={tmp_path / 'store'}")
+    assert "train/" in logged.stdout and "tokens/s" in logged.stdout and "lane 0 began on" in logged.stdout
+
+
+def test_a_lane_that_is_killed_is_replaced_and_the_run_succeeds(place, tmp_path):
+    more = ("sae.expansion_factor=4", "train.n_tokens=400000")
+    ran(place, place.sweep(tmp_path / "quiet", LAYERS, *more, mode="inline"))
+    going = place.start(*place.sweep(tmp_path / "store", LAYERS, *more))
+    lane = until(lambda: place.jobs(tmp_path / "store")[0] if (tmp_path / "store").exists() else None)[0]
+    time.sleep(1)
+    assert kill([lane]) == 1
+    out, said = going.communicate(timeout=200)
+    assert going.returncode == 0, out[-2000:] + said[-2000:]
+    store = Store.at(tmp_path / "store")
+    tidy(store)
+    assert digests(store) == digests(Store.at(tmp_path / "quiet"))
+
+
+def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):
+    """Also what the UI's retry button does: the same flow run, scheduled again."""
+    going = place.start(*place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4", "train.n_tokens=400000"))
+    watcher = until(
+        lambda: (tmp_path / "store").exists() and any("train/" in a for a in made(Store.at(tmp_path / "store")))
+        and place.jobs(tmp_path / "store")[1]
+    )[0]  # fmt: skip
+    lanes = place.jobs(tmp_path / "store")[0]
+    kill([watcher])
+    out, said = going.communicate(timeout=100)
+    assert going.returncode == 1 and "resume: the same command" in said, out[-1000:] + said[-1000:]
+    kill(lanes)
+    before = made(Store.at(tmp_path / "store"))
+    (run,) = recorded(Store.at(tmp_path / "store"))
+    flow = next(f for f in flow_states(place) if f["name"] == run["id"])
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "flow-run", "retry", flow["id"]], env=place.env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: recorded(Store.at(tmp_path / "store"))[0]["status"] == "done", 200)
+    store = Store.at(tmp_path / "store")
+    assert before.items() <= made(store).items()
+    tidy(store)
+
+
+def test_a_worker_with_other_code_is_refused_before_it_makes_anything(place, tmp_path):
+    """Its keys would be others: both versions are named, and nothing is written under them."""
+    other = tmp_path / "other"
+    for name in ("flows", "tasks", "artifacts", "conf", "deployments"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    stage = other / "tasks/train.py"
+    stage.write_text(stage.read_text().replace('@stage("train", version=1', '@stage("train", version=2'))
+    place.close()
+    place.open(code=other)
+    try:
+        done = place.saint(*place.sweep(tmp_path / "store", LAYERS))
+    finally:
+        place.close()
+        place.open()
+    assert done.returncode == 1 and "the keys of stage train differ" in done.stderr, done.stdout + done.stderr
+    assert done.stderr.count("saint 0.1.0") == 2
+    assert list(Store.at(tmp_path / "store").artifacts()) == []
+
+
+def test_a_schedule_runs_by_itself_with_the_values_it_was_given(place, tmp_path):
+    done = place.saint(
+        "deploy", "--cron", "* * * * *", "--name", "nightly", "-m", *place.overrides, f"backend.root={tmp_path / 'store'}",
+        "sae.k=3,4", "runtime.lane_idle_seconds=5",
+    )  # fmt: skip
+    assert done.returncode == 0 and "deployment interpret/nightly: 2 jobs, '* * * * *' in UTC" in done.stdout, done.stderr
+    store = Store.at(tmp_path / "store")
+    until(lambda: (tmp_path / "store").exists() and any(r["status"] == "done" for r in recorded(store)), 200)
+    subprocess.run([sys.executable, "-m", "prefect", "deployment", "delete", "interpret/nightly"], env=place.env, check=True)
+    assert stages(store).get("train", 0) in (0, 2) and made(store)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["deploy", "--cron", "at noon"], "--cron 'at noon', but it is no cron expression"),
+        (["deploy", "sae.k=3"], "sae.k=3, but only a schedule takes overrides; add --cron"),
+        (["follow", "nonesuch"], "nonesuch, but this store has no such run"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_changed(place, tmp_path, arguments, said):
+    (tmp_path / "store").mkdir()
+    more = [f"backend.root={tmp_path / 'store'}"] if arguments[0] == "follow" else []
+    done = place.saint(*arguments, *more)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_a_pool_or_deployment_that_is_not_there_is_told_before_work_starts(place, tmp_path):
+    arguments = place.sweep(tmp_path / "store", LAYERS)
+    assert subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "delete", "lane/gpu"], env=place.env, capture_output=True
+    ).returncode == 0  # fmt: skip
+    done = place.saint(*arguments)
+    assert done.returncode == 2 and "has no deployment lane/gpu; make it with: saint deploy" in done.stderr
+    assert place.saint("deploy").returncode == 0
+    done = place.saint(*arguments, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0")
+    assert done.returncode == 1 and "PREFECT_API_URL = 'http://127.0.0.1:9/api', but" in done.stderr
+    assert list(Store.at(tmp_path / "store").artifacts()) == []
+
+
+def test_a_stopped_worker_is_started_again(place):
+    before = [pid for pid in children(place.workers["gpu"].pid)]
+    kill(before)
+    until(lambda: len(set(children(place.workers["gpu"].pid)) - set(before)) >= 2, 30)

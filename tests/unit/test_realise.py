@@ -1,0 +1,145 @@
+"""The loop that makes what is missing: alone, and as one of several lanes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from artifacts.errors import LeaseLost, StoreUnwritable
+from artifacts.store import Store
+from flows.realise import Part, StageFailed, realise
+from tasks.progress import Progress
+from tasks.realising import lanes, make_all, units
+from tasks.spec import Runtime, Spec
+from tasks.stage import stage
+from tests.toys import counted, tree
+
+RUNTIME = Runtime(mode="inline")
+
+
+class Told(Progress):
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict]] = []
+        self.notes: list[str] = []
+
+    def event(self, what: str, **facts) -> None:
+        self.events.append((what, facts))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class At(Spec):
+    n: int = 0
+
+
+@stage("leaf", version=1)
+def leaf(job):
+    if job.spec.n < 0:
+        raise ValueError(f"leaf {job.spec.n} is bad")
+    (job.out / "n").write_text(str(job.spec.n))
+    return {"n": job.spec.n}
+
+
+@stage("twig", version=1)
+def twig(job):
+    (job.out / "n").write_text("twig")
+    return {}
+
+
+def test_what_does_not_rest_on_a_failure_is_made_all_the_same(tmp_path):
+    store, told = Store.at(tmp_path), Told()
+    bad, worse, good = (twig(At(n=n), leaf=leaf(At(n=n))) for n in (-1, -2, 3))
+    with pytest.raises(StageFailed, match="leaf: leaf -1 is bad") as found:
+        realise([bad, worse, good], store, RUNTIME, told)
+    assert isinstance(found.value.__cause__, ValueError) and [str(o) for o in found.value.others] == ["leaf: leaf -2 is bad"]
+    assert store.find(good.artifact) and not store.find(bad.artifact)
+    assert [f["stage"] for what, f in told.events if what == "failed"] == ["leaf", "leaf"]
+    assert list(store.backend.paths("leases")) == []
+
+
+def test_a_disk_that_is_full_stops_everything(tmp_path):
+    store, calls = Store.at(tmp_path), []
+
+    def submit(lane):
+        calls.append(lane)
+        raise StoreUnwritable("backend.root = ..., but the disk is full")
+
+    with pytest.raises(StageFailed, match="the disk is full"):
+        realise([leaf(At(n=1)), leaf(At(n=2))], store, RUNTIME, Progress(), submit)
+    assert len(calls) == 1
+
+
+def test_who_lost_a_lease_adopts_what_the_other_made(tmp_path):
+    store, wanted, told = Store.at(tmp_path), leaf(At(n=1)), Told()
+
+    def submit(lane):
+        if not told.notes:
+            make_all(lane, store, RUNTIME, Progress())
+            raise LeaseLost("leaf: another has taken over")
+        raise AssertionError("it exists")
+
+    assert realise([wanted], store, RUNTIME, told, submit) == []
+    assert told.notes == ["leaf: another has taken over"]
+
+
+def test_what_another_makes_is_left_to_it_and_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.realise.TELL_SECONDS", 0.2)
+    store, told = Store.at(tmp_path), Told()
+    held, free = leaf(At(n=1)), leaf(At(n=2))
+    attempt = store.begin(held.artifact, held.json)
+
+    def finish():
+        (attempt.path / "n").write_text("1")
+        attempt.commit({"n": 1})
+
+    threading.Timer(1.5, finish).start()
+    begun = time.monotonic()
+    records = realise([held, free], store, RUNTIME, told)
+    assert [a for r in records for a in r.made] == [free.artifact] and time.monotonic() - begun > 1
+    assert store.find(held.artifact).attempt == attempt.id
+    assert len(told.notes) == 1 and "is being made by process" in told.notes[0]
+
+
+def test_a_lane_goes_when_it_has_had_nothing_to_do_for_long_enough(tmp_path):
+    store = Store.at(tmp_path)
+    wanted = twig(At(n=1), leaf=leaf(At(n=1)))
+    part = Part(mine=lambda r: r.stage.name == "twig", stay=lambda idle: idle < 0.6)
+    assert realise([wanted], store, RUNTIME, Progress(), part=part) == []
+    assert list(store.artifacts()) == []  # the leaf was not its to make
+
+
+def test_lanes_begin_at_different_ends_and_skip_what_is_taken(tmp_path):
+    store, log = Store.at(tmp_path / "s"), tmp_path / "log"
+    wanted = tree(log, parts=6)
+    realise([r for r in wanted.parents() for r in r.parents()], store, RUNTIME, Progress())
+    (lane,) = lanes(list(wanted.parents()))
+    first = sorted(units(lane)[0], key=lambda r: r.key)[0]
+    busy = store.begin(first.artifact, first.json)
+    told = Told()
+    outcome = make_all(lane, store, RUNTIME, told, wait=False, share=(1, 2))
+    order = sorted((path for path in log.iterdir() if path.name.startswith("pass")), key=lambda p: int(p.suffix[1:]))
+    assert [p.name.split(".")[0] for p in order] == [f"pass-{n}" for n in (3, 4, 5, 1, 2)]  # from the middle round, without 0
+    assert len(outcome.busy) == 1 and len(outcome.made) == len(lane) - len(units(lane)[0])
+    busy.abandon()
+
+
+def _work(root, log, lane, lanes):
+    realise([tree(log, parts=12, sites=("a", "b"))], Store.at(root), RUNTIME, Progress(), part=Part(lane=lane, lanes=lanes))
+
+
+def test_many_processes_make_everything_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    crew = [context.Process(target=_work, args=(tmp_path / "s", tmp_path / "log", k, 4)) for k in range(4)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join(100)
+    assert [p.exitcode for p in crew] == [0] * 4
+    assert sorted(counted(tmp_path / "log")) == sorted(["number-10", "total", *(f"pass-{n}" for n in range(12))])
+    store = Store.at(tmp_path / "s")
+    assert store.find(tree(tmp_path / "log", parts=12, sites=("a", "b")).artifact)
+    assert list(store.backend.paths("leases")) == []
