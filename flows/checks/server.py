@@ -26,7 +26,7 @@ SKEW_SECONDS = 5.0
 """A server further away in time than this takes workers for dead, and runs for late."""
 
 SQLITE_WORKERS = 4
-"""Workers online above which SQLite makes runs wait for one another (benchmarks/README.md)."""
+"""Workers online above which SQLite over many connections makes runs wait for one another (benchmarks/README.md)."""
 
 
 def server(environ: Mapping[str, str], pooled: bool = False, asks_llm: bool = False) -> Iterator[Check]:
@@ -162,7 +162,7 @@ class Server:
             return
         if kind == "SQLite" and n_workers > SQLITE_WORKERS:
             said = f"SQLite, and {n_workers} workers that write to it at once: they wait for one another"
-            yield Check("database", "warning", said, "give the server PostgreSQL (deployments/docker-compose.yml)")
+            yield Check("database", "warning", said, "PostgreSQL, or one connection (deployments/server.env)")
         else:
             yield Check("database", "ok", kind)
 

@@ -127,7 +127,7 @@ def test_the_image_copies_what_the_wheel_holds_and_has_compose_s_target():
 
 
 def unit(path: Path) -> configparser.ConfigParser:
-    found = configparser.ConfigParser(strict=False, interpolation=None)  # EnvironmentFile may come twice
+    found = configparser.ConfigParser(strict=False, interpolation=None)  # a name may come twice
     found.optionxform = str
     found.read_string(path.read_text())
     return found
