@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -75,6 +76,12 @@ class PrefectServer:
                     raise RuntimeError(f"no Prefect server:\n{self.log.read_text()[-3000:]}") from None
                 time.sleep(0.2)
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the server so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """SIGKILL, as a power cut or the kernel's out-of-memory killer would."""
         self._end(signal.SIGKILL)
@@ -94,15 +101,22 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(home: Path, database: str | None = None, **env: str) -> Iterator[PrefectServer]:
+def prefect_server(
+    home: Path, database: str | None = None, *, plain: bool = False, **env: str
+) -> Iterator[PrefectServer]:
     """A running Prefect server with the settings of ``deployments/server.env``; ``env`` is laid over them.
 
-    ``database`` is a SQLAlchemy URL such as ``postgres`` gives; None is SQLite in ``home``.
+    ``database`` is a SQLAlchemy URL such as ``postgres`` gives; None is SQLite in ``home``. ``plain`` leaves out
+    server.env, all but what keeps the server from telling its makers.
     """
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    settings = {**outside, **env_file(ROOT / "deployments/server.env"), "PREFECT_HOME": str(home)}
+    ours = env_file(ROOT / "deployments/server.env")
+    if plain:
+        ours = {name: ours[name] for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED")}
+    settings = {**outside, **ours, "PREFECT_HOME": str(home)}
     if database:
         settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+        settings["PREFECT_SERVER_DATABASE_DRIVER"] = database.partition(":")[0]  # the address is secret, this is told
     server = PrefectServer(home, {**settings, **env})
     try:
         server.start()
@@ -125,28 +139,28 @@ def postgres_programs() -> Path:
 def postgres(folder: Path) -> Iterator[str]:
     """A throwaway PostgreSQL with a database that has what Prefect asks for; gives its asyncpg URL.
 
-    Raises ``PostgresMissing``.
+    Its log lies in ``folder``. Raises ``PostgresMissing``.
     """
     programs = postgres_programs()
-    as_who: list[str] = []
-    data = folder / "cluster"
-    data.mkdir(parents=True)
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        if not shutil.which("setpriv"):
-            raise PostgresMissing("no setpriv, and PostgreSQL does not run as root; run the tests as another user")
-        user = "postgres" if subprocess.run(["id", "postgres"], capture_output=True).returncode == 0 else "nobody"
-        as_who = ["setpriv", f"--reuid={user}", f"--regid={_group(user)}", "--clear-groups"]
-        shutil.chown(data, user)
-        for parent in data.parents:  # pytest's folders are its user's alone: others may pass through, not look
-            if parent.owner() == "root" and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    _checked([*as_who, programs / "initdb", "-D", data, "-U", "prefect", "-A", "trust", "-E", "UTF8", "--no-sync"])
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not in ``folder``: PostgreSQL runs as another user when we are root, and pytest's folders are for ours alone
+    # (each new pytest of the same user takes the rights of others away again).
+    with tempfile.TemporaryDirectory(prefix="saint-postgres-") as data:
+        as_who: list[str] = []
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            if not shutil.which("setpriv"):
+                raise PostgresMissing("no setpriv, and PostgreSQL does not run as root; run the tests as another user")
+            user = "postgres" if subprocess.run(["id", "postgres"], capture_output=True).returncode == 0 else "nobody"
+            as_who = ["setpriv", f"--reuid={user}", f"--regid={_group(user)}", "--clear-groups"]
+            shutil.chown(data, user)
+        _checked([*as_who, programs / "initdb", "-D", data, "-U", "prefect", "-A", "trust", "-E", "UTF8", "--no-sync"])
+        yield from _running(as_who, programs, data, folder / "postgres.log")
+
+
+def _running(as_who: list[str], programs: Path, data: str, log_file: Path) -> Iterator[str]:
     port = free_port()
-    options = {
-        "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "on",
-        "max_connections": 100, "shared_buffers": "64MB",
-    }  # fmt: skip
-    with open(folder / "postgres.log", "wb") as log:
+    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "shared_buffers": "64MB"}
+    with open(log_file, "wb") as log:
         process = subprocess.Popen(
             [*as_who, programs / "postgres", "-D", data, *(f"-c{name}={value}" for name, value in options.items())],
             stdout=log, stderr=log, cwd="/", start_new_session=True,
@@ -156,7 +170,7 @@ def postgres(folder: Path) -> Iterator[str]:
         limit = time.monotonic() + START_SECONDS
         while subprocess.run([programs / "pg_isready", *at], capture_output=True).returncode:
             if process.poll() is not None or time.monotonic() > limit:
-                raise RuntimeError(f"no PostgreSQL:\n{(folder / 'postgres.log').read_text()[-3000:]}")
+                raise RuntimeError(f"no PostgreSQL:\n{log_file.read_text()[-3000:]}")
             time.sleep(0.1)
         _checked([programs / "createdb", *at, "prefect"])
         _checked([programs / "psql", *at, "-d", "prefect", "-qc", "CREATE EXTENSION IF NOT EXISTS pg_trgm"])
