@@ -25,6 +25,7 @@ ABOUT = {
     "follow": "show what a run in the pool does, as it does it ('last', or its id)",
     "deploy": "tell the Prefect server of SAINT: pools, deployments, limits; --cron '0 2 * * *' schedules a run or a sweep",
     "worker": "run Prefect workers on this machine, one to a GPU (--pool gpu), or for runs that watch over them (--pool cpu)",
+    "doctor": "check versions, server, pools, workers, GPU, store, locks, disk; says what to do about each",
     "completion": "shell completion: eval \"$(saint completion bash)\"",
 }
 
@@ -251,6 +252,12 @@ def _worker(rest: list[str], debug: bool) -> int:
     return worker(flags.pool, flags.n, flags.share)
 
 
+def _doctor(rest: list[str], debug: bool) -> int:
+    from flows.doctor import doctor
+
+    return doctor(rest)
+
+
 def _completion(rest: list[str], debug: bool) -> int:
     from flows.completion import script
 
@@ -259,7 +266,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {
-    "run": _run, "plan": _plan, "report": _report, "follow": _follow, "deploy": _deploy, "worker": _worker, "completion": _completion,
+    "run": _run, "plan": _plan, "report": _report, "follow": _follow, "deploy": _deploy, "worker": _worker, "doctor": _doctor, "completion": _completion,
     **{name: getattr(looking, name) for name in looking.ABOUT},
 }  # fmt: skip
 

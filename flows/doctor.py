@@ -104,8 +104,9 @@ def stored(config: Mapping[str, Any], p: Any) -> Iterator[Check]:
         return
     try:
         from flows.plan import plan
+        from flows.sweep import Job
 
-        needed = plan(p).json["total"]["bytes"]
+        needed = plan([Job((), {}, p)]).json["total"]["bytes"]
         if isinstance(backend, Local):
             yield room(root, needed)
         yield from leftovers(p.store)

@@ -17,7 +17,7 @@ from flows.checks.base import Check, Status
 
 TIMEOUT_SECONDS = 3.0
 POOLS = ("gpu", "cpu")
-DEPLOYMENTS = ("interpret/pool", "lane/gpu", "lane/cpu")
+DEPLOYMENTS = ("interpret/pool", "lane/gpu")
 AUTOMATION = "saint: runs that died"
 LIMIT = "llm"
 
