@@ -16,7 +16,7 @@ from artifacts.store import Store
 from flows.runs import recorded
 from tests.workplace import Workplace, alive, children, digests, guarded_in_turn, kill, made, tidy, until
 
-SWEEP = ("capture.hookpoints=[layers.0],[layers.1]", "sae.expansion_factor=2,4", "train.n_tokens=100000")
+SWEEP = ("capture.hookpoints=[layers.0],[layers.1]", "train.n_tokens=200000", "report.n_cards=4")
 TTL = "runtime.lease_ttl_seconds=1.5"
 
 
@@ -55,7 +55,7 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
 def some_time(store: Path, draw: random.Random) -> None:
     """A moment at which a run of the sweep is in the middle of something."""
     until(lambda: store.exists() and any(Store.at(store).artifacts()), 60)
-    time.sleep(draw.random() * 8)
+    time.sleep(draw.random() * 6)
 
 
 def one_of_two_users_is_killed(place: Workplace, store: Path, draw: random.Random) -> frozenset[str]:
@@ -87,7 +87,7 @@ def a_lease_holder_is_stopped_and_woken(place: Workplace, store: Path, draw: ran
 
 def the_disk_is_full(place: Workplace, store: Path, draw: random.Random) -> frozenset[str]:
     store.mkdir()
-    size = 1_500_000 + draw.randrange(3_000_000)
+    size = 1_000_000 + draw.randrange(1_500_000)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", store], check=True)
     done = place.saint(*place.sweep(store, *SWEEP, TTL, mode="inline"))
     assert done.returncode == 1 and ("the disk is full" in done.stderr or "No space left" in done.stderr), done.stderr
@@ -128,10 +128,10 @@ def rests_on(store: Store, artifact) -> list:
 
 ALONE = (
     one_of_two_users_is_killed,
-    both_users_are_killed,
     a_lease_holder_is_stopped_and_woken,
-    the_disk_is_full,
     a_byte_is_flipped,
+    both_users_are_killed,
+    the_disk_is_full,
 )
 
 # on the pool

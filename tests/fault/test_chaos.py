@@ -47,7 +47,7 @@ def quiet(alone) -> dict:
     return digests(Store.at(store))
 
 
-@pytest.mark.parametrize("accident, seed", rounds(ALONE, 5, 35))
+@pytest.mark.parametrize("accident, seed", rounds(ALONE, 3, 35))
 def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
     store = tmp_path / "store"
     if accident is accidents.the_disk_is_full and os.geteuid() != 0:
@@ -60,7 +60,7 @@ def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
         subprocess.run(["umount", store], capture_output=True)
 
 
-@pytest.mark.parametrize("accident, seed", rounds(POOL, 1, 25))
+@pytest.mark.parametrize("accident, seed", rounds(POOL, 0, 25))
 def test_a_run_on_the_pool(lab, quiet, tmp_path, accident, seed):
     store = tmp_path / f"store{seed}"
     again = accident(lab, store, random.Random(seed))
