@@ -261,4 +261,6 @@ def _status(text: str) -> int | None:
 
 def _short(text: str) -> str:
     """The part of obstore's message that says what went wrong."""
+    if "error sending request" in text:
+        return "no connection"
     return text.partition("\n")[0].partition(": <?xml")[0].rpartition(" - ")[2][:160].strip() or "no answer"

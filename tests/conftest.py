@@ -1,0 +1,3 @@
+"""Fixtures of all tests."""
+
+from tests.objects import s3, server  # noqa: F401
