@@ -100,22 +100,20 @@ def test_a_server_killed_around_the_commit_leaves_the_artifact_whole(s3, name, t
 
 
 def test_a_server_that_stays_away_is_told_in_one_sentence_and_nothing_hangs(s3, name, tmp_path):
-    store = objects.store(s3, name, tmp_path / "here", patience=1)
+    store = objects.store(s3, name, tmp_path / "here", patience=2)
     artifact, recipe = named(1)
-    s3.slam()
-    try:
-        begun = time.monotonic()
-        with pytest.raises(StoreUnreachable, match=r"backend.endpoint = .*, but it has not answered for 1 s \(no connection\); n"):
-            store.begin(artifact, recipe)
-    finally:
-        s3.reopen()
-    with pytest.raises(ConnectionError):
-        with store.writing(artifact, recipe) as attempt:
-            (attempt.path / "words.txt").write_text("half")
-            s3.slam()
-    assert time.monotonic() - begun < 15, "cleaning up does not wait as long again"
+    said = r"backend.endpoint = .*, but it has not answered for 2 s \(no connection\); nothing that was committed is lost"
+    with pytest.raises(StoreUnreachable, match=said), store.writing(artifact, recipe) as attempt:
+        (attempt.path / "words.txt").write_text("half")
+        s3.slam()
+    begun = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            store.find(artifact)
+    assert time.monotonic() - begun < 2, "who cleans up does not wait as long again"
     s3.reopen()
-    assert objects.store(s3, name, tmp_path / "there").find(artifact) is None
+    assert store.find(artifact) is None and objects.store(s3, name, tmp_path / "there").find(artifact) is None
+    store.begin(artifact, recipe).abandon()  # the lease that could not be given back: its holder was us
 
 
 def test_two_hosts_at_once_make_each_artifact_once_though_the_server_dies_meanwhile(s3, name, tmp_path):
@@ -214,7 +212,11 @@ def trained(corpus_file: Path):
 
     def shards(split: str, n: int):
         return [
-            capture(CaptureSpec(hookpoint="layers.0", split=split, shard=i, n_shards=n, context_tokens=48), corpus=text, lm=lm)
+            capture(
+                CaptureSpec(hookpoint="layers.0", split=split, shard=i, n_shards=n, context_tokens=48),
+                corpus=text,
+                lm=lm,
+            )
             for i in range(n)
         ]
 

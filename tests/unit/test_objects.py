@@ -50,7 +50,9 @@ def activations(store: Store) -> tuple[Artifact, torch.Tensor]:
 
 def fetched(s3, since: int = 0) -> Counter:
     """How often each file of artifacts was downloaded."""
-    return Counter(line.partition("/data/")[2] for line in s3.seen()[since:] if line.startswith("GET") and "/data/" in line)
+    return Counter(
+        line.partition("/data/")[2] for line in s3.seen()[since:] if line.startswith("GET") and "/data/" in line
+    )
 
 
 @pytest.fixture
@@ -124,11 +126,16 @@ def test_each_way_of_not_reaching_a_bucket_is_one_sentence(s3, tmp_path, monkeyp
     assert f"backend.bucket = 'nonesuch', but {s3.url} has no such bucket; make it, or name" in sentence(error)
     with pytest.raises(StoreUnreachable) as error:
         load([*typed, "backend.bucket=b", "backend.endpoint=http://127.0.0.1:1"])
-    assert "backend.endpoint = 'http://127.0.0.1:1', but it has not answered (no connection); nothing that was" in sentence(error)
+    assert (
+        "backend.endpoint = 'http://127.0.0.1:1', but it has not answered (no connection); nothing that was"
+        in sentence(error)
+    )
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StoreUnwritable) as error:
         load([*typed, "backend.bucket=b", f"backend.endpoint={s3.url}"])
-    assert "but the environment has no credentials for it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in sentence(error)
+    assert "but the environment has no credentials for it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in sentence(
+        error
+    )
 
 
 def test_a_refused_request_is_told_at_once(s3, place):
@@ -139,7 +146,9 @@ def test_a_refused_request_is_told_at_once(s3, place):
 
 def test_without_obstore_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setattr("flows.places.find_spec", lambda name: None)
-    with pytest.raises(SpecError, match=r"^backend = 's3', but obstore is not installed; pip install 'saint-sae\[s3\]'$"):
+    with pytest.raises(
+        SpecError, match=r"^backend = 's3', but obstore is not installed; pip install 'saint-sae\[s3\]'$"
+    ):
         load(["backend=s3", "backend.bucket=b"])
 
 
@@ -179,7 +188,7 @@ def test_what_was_used_longest_ago_makes_room_and_what_is_in_use_stays(place, tm
     maker = place("maker")
     made = [written(maker, n, bytes([n]) * 1000) for n in range(5)]
     held = subprocess.Popen(
-        [sys.executable, "-c", f"""
+        [sys.executable, "-c", """
 import sys; from artifacts.backends.cache import Cache
 cache = Cache(sys.argv[1], 2500); cache.entry(sys.argv[2]); print(flush=True); sys.stdin.read()
 """, str(place("there").backend.cache.root), place().backend.cache._entry(Store._data(maker, maker.find(made[0]))).name],
@@ -219,7 +228,9 @@ def test_rows_are_fetched_when_they_are_read_and_each_file_once(s3, place):
     since = len(s3.seen())
     s3.mode(slow=0.2, where="activations/c/[12]")
     opened = place("there").open(artifact)
-    assert not any("/c/" in name for name in fetched(s3, since)) and pending(opened.path / "activations.zarr/activations/c/2/0")
+    assert not any("/c/" in name for name in fetched(s3, since)) and pending(
+        opened.path / "activations.zarr/activations/c/2/0"
+    )
     rows = Activations.open(opened.path, str(artifact))
     assert torch.equal(rows.activations(0, 2000), x[:2000])
     assert pending(opened.path / "activations.zarr"), "training starts before all of it is here"

@@ -170,6 +170,27 @@ def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(store
     store.begin(TOY, RECIPE, ttl=10).abandon()
 
 
+def test_who_could_not_hear_a_holder_for_a_while_does_not_take_it_for_dead(tmp_path, monkeypatch):
+    store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE)
+    attempt._lease._stop.set()
+    (path,) = store.backend.paths(FOLDER)
+    store.backend.write(path, json.dumps({**json.loads(store.backend.read(path)), "host": "elsewhere"}).encode())
+    clock, read = [100.0], store.backend.read
+    monkeypatch.setattr("artifacts.lease.time.monotonic", lambda: clock[0])
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    with monkeypatch.context() as m:  # the server is away for longer than the ttl, for the holder too
+        m.setattr(store.backend, "read", lambda p: (clock.__setitem__(0, clock[0] + 30), read(p))[1])
+        with pytest.raises(ArtifactBusy):
+            store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 9
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 1
+    store.begin(TOY, RECIPE, ttl=10).abandon()
+
+
 def test_orphans_are_listed_with_their_size_and_removed(store):
     with pytest.raises(RuntimeError), store.writing(TOY, RECIPE) as attempt:
         store.backend.create(f"{store.home(TOY)}/attempts/{attempt.id}/scratch/other.bin", b"1234567")
