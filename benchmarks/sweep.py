@@ -8,6 +8,7 @@ adds). Overhead per stage is the run's time less that of a run of one job, over 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -50,8 +51,7 @@ def main(url: str = "") -> None:
         print(f"saint run, all of it there, inline             {inline:6.2f} s")
         if url:
             one = [*world, "capture.hookpoints=[layers.0]", "sae.expansion_factor=2"]
-            base, said = timed(folder, "plan", *one)
-            n_one = int(re.search(r"(\d+)", said.splitlines()[-1])[1]) if "to make" in said else 18
+            n_one = len(json.loads(timed(folder, "plan", "--json", *one, times=1)[1])["artifacts"])
             single, _ = timed(folder, "run", *one, url=url)
             whole, _ = timed(folder, "run", *SWEEP, *world, url=url)
             each = (whole - single) / (n - n_one)
