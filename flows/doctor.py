@@ -14,10 +14,10 @@ from typing import Any
 from artifacts.backends.local import Local
 from artifacts.errors import ArtifactError
 from flows.checks.base import Check, from_error
-from flows.checks.gpus import built_for, cards, gpus
+from flows.checks.gpus import built_for, cards, gpus, guards
 from flows.checks.install import origin, origins, packages, python, requirements
 from flows.checks.server import server
-from flows.checks.store import leftovers, local, promises, room
+from flows.checks.store import bucket, leftovers, local, room
 from flows.looking import parsed
 from tasks.spec import SpecError
 
@@ -69,6 +69,7 @@ def checks(overrides: Sequence[str], environ: Mapping[str, str]) -> Iterator[Che
     else:
         yield from server(environ, runtime.get("mode") == "pool", client.get("kind", "none") != "none")
     yield from gpus(cards(), built_for(), str(runtime.get("device", "auto")), environ.get("CUDA_VISIBLE_DEVICES"))
+    yield from guards()
     yield from stored(config, p)
     yield from asking(client, p)
 
@@ -88,30 +89,22 @@ def configured(overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Check]:
 def stored(config: Mapping[str, Any], p: Any) -> Iterator[Check]:
     """The store of a configuration, and the room that its run would take in it."""
     place = config.get("backend", {})
-    backend = p.store.backend if p is not None else None
-    if isinstance(backend, Local) or (backend is None and place.get("kind") == "local"):
-        root = Path(place["root"]).expanduser().absolute()
-        yield from local(root)
-    elif backend is not None:
-        try:
-            backend.check_writable()
-            yield Check("store", "ok", f"{place.get('root')} can be written")
-            yield from promises(backend)
-        except ArtifactError as error:
-            yield from_error("store", error)
-            return
-    if p is None:
+    if p is None:  # a store can be looked at whatever else is wrong with the configuration
+        if place.get("kind") == "local" and isinstance(place.get("root"), str):
+            yield from local(Path(place["root"]))
         return
     try:
+        backend = p.store.backend
+        yield from local(backend.root) if isinstance(backend, Local) else bucket(backend, p.backend.where)
         from flows.plan import plan
         from flows.sweep import Job
 
         needed = plan([Job((), {}, p)]).json["total"]["bytes"]
         if isinstance(backend, Local):
-            yield room(root, needed)
+            yield room(backend.root, needed)
         yield from leftovers(p.store)
     except (SpecError, ArtifactError, OSError) as error:
-        yield from_error("plan", error)
+        yield from_error("store", error)
 
 
 def asking(client: Mapping[str, Any], p: Any) -> Iterator[Check]:

@@ -1,6 +1,6 @@
 """Load on a Prefect server: several processes, each with flows of many small stages that write a line of log.
 
-The flows are as ``flows.interpret`` makes them: no cache, no persisted results, the quiet environment.
+The flows are as ``flows.running`` makes them: no cache, no persisted results, the quiet environment.
 ``python -m tests.load FLOWS STAGES`` is one of the processes.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.interpret import QUIET
+from flows.server import QUIET
 from tests.servers import PrefectServer, env_file, post
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,8 @@ def load(server: PrefectServer, processes: int, flows: int, stages: int, client:
     """Put the load on a server and wait for its end."""
     log_begin, cpu_begin, begun = server.log.stat().st_size, server.cpu_seconds(), time.monotonic()
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    env = {**outside, **QUIET, **client, "PREFECT_API_URL": server.url, "PYTHONPATH": str(ROOT)}
+    quiet = {name: value for name, value in QUIET.items() if not name.startswith("PREFECT_CLIENT_")}  # ``client`` says
+    env = {**outside, **quiet, **client, "PREFECT_API_URL": server.url, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.load", str(flows), str(stages)]
     with tempfile.TemporaryDirectory() as homes:
         running = [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from flows.checks.base import Check
+from tasks import devices
 
 _QUERY = ("index", "name", "memory.total", "memory.used", "driver_version")
 
@@ -72,6 +75,16 @@ def gpus(
             yield Check("gpu", "wrong" if wanted else "warning", said, "unset it, or use runtime.device=cpu")
         for card in found:
             yield Check("gpu", "ok", _said(card) + (f"; torch for CUDA {cuda}" if cuda else ""))
+
+
+def guards(folder: Path | None = None) -> Iterator[Check]:
+    """Which devices a job holds at this moment."""
+    for path in sorted((folder or devices.folder()).glob("*.lock")):
+        with suppress(OSError), open(path, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield Check("device", "ok", f"{path.stem} is held by {devices._holder(path)}; a second job waits for it")
 
 
 def _number(version: str) -> float:

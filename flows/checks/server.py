@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from flows.checks.base import Check, Status
 
 TIMEOUT_SECONDS = 3.0
+# As flows.deploy and deployments/prefect.yaml have them; importing the former would import Prefect.
 POOLS = ("gpu", "cpu")
 DEPLOYMENTS = ("interpret/pool", "lane/gpu")
 AUTOMATION = "saint: runs that died"
@@ -170,10 +171,10 @@ class Server:
         found = {name: self.ask(f"/deployments/name/{name}") for name in DEPLOYMENTS}
         if absent := [name for name, one in found.items() if one is None]:
             return Check("deployments", bad, f"{', '.join(absent)} not there", "saint deploy")
-        tag = f"saint-{version}"
-        if other := [name for name, one in found.items() if tag not in (one.get("tags") or [])]:
+        told = {name: {tag for tag in one.get("tags") or [] if tag.startswith("saint-")} for name, one in found.items()}
+        if other := [name for name, tags in told.items() if tags and f"saint-{version}" not in tags]:
             return Check("deployments", bad, f"{', '.join(other)} of another version than ours ({version})", "saint deploy")
-        return Check("deployments", "ok", f"{', '.join(found)} of version {version}")
+        return Check("deployments", "ok", ", ".join(found) + (f" of version {version}" if all(told.values()) else ""))
 
     def automation(self) -> Check:
         found = self.ask("/automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}}) or []

@@ -44,6 +44,13 @@ def local(root: Path) -> Iterator[Check]:
     yield file_system(place)
 
 
+def bucket(backend: Backend, where: str) -> Iterator[Check]:
+    """Checks of a place that is no folder. Raises ``StoreUnwritable``."""
+    backend.check_writable()
+    yield Check("store", "ok", f"{where} can be written")
+    yield from promises(backend)
+
+
 def promises(backend: Backend) -> Iterator[Check]:
     """``create`` and ``swap``, each by several threads at once: one may win."""
     home = f"doctor-{uuid.uuid4().hex}"

@@ -51,9 +51,13 @@ def test_a_name_that_prefect_does_not_know_would_be_seen(monkeypatch, no_prefect
 
 
 def test_settings_that_are_in_several_files_agree():
+    from flows.server import QUIET
+
     server, worker = (env_file(FILES / name) for name in ("server.env", "worker.env"))
     assert {n: server[n] for n in server.keys() & worker.keys()} == {n: worker[n] for n in server.keys() & worker.keys()}
-    assert "PREFECT_CLIENT_MAX_RETRIES" in server.keys() & worker.keys()
+    assert "PREFECT_CLIENT_MAX_RETRIES" in server.keys() & worker.keys() & QUIET.keys()
+    for settings in (server, worker):
+        assert {n: settings[n] for n in QUIET.keys() & settings.keys()} == {n: QUIET[n] for n in QUIET.keys() & settings.keys()}
 
 
 @pytest.mark.parametrize("path", ENVS, ids=lambda p: p.name)

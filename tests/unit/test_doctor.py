@@ -16,16 +16,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from artifacts.backends.local import Local
 from artifacts.backends.memory import Memory
+from artifacts.errors import StoreUnwritable
 from artifacts.keys import Artifact, Key
 from artifacts.lease import Lease
 from artifacts.store import Store
 from flows.checks import gpus, install, server, store
 from flows.checks.base import from_error
 from flows.doctor import asking, checks, doctor
-from tasks.spec import SpecError
+from tasks import devices
+from tasks.progress import Progress
+from tasks.spec import Runtime, SpecError
 from tests.servers import free_port
 from tests.unit.test_import_rules import ROOT, loaded_after
 
@@ -95,6 +99,15 @@ def test_a_driver_too_old_for_torch_and_cards_that_are_hidden_are_told(tmp_path,
     assert hidden.status == "warning" and "hides every card" in hidden.found
     assert next(c.status for c in gpus.gpus(cards, "12.8", "cuda", visible="-1")) == "wrong"
     assert {c.status for c in gpus.gpus(cards, "12.8", "cuda", visible="1")} == {"ok"}
+
+
+def test_a_device_that_a_job_holds_is_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "folder", lambda: tmp_path)
+    assert list(gpus.guards()) == []
+    with devices.guarded(Runtime(guard="GPU-1234"), Progress()):
+        (check,) = gpus.guards()
+        assert check.status == "ok" and f"GPU-1234 is held by process {os.getpid()}" in check.found
+    assert list(gpus.guards()) == []
 
 
 def test_a_broken_driver_is_told(tmp_path, monkeypatch):
@@ -171,6 +184,17 @@ def test_a_server_with_all_that_saint_deploys_is_well():
 def test_what_a_server_lacks_is_told_with_its_remedy(name, other, said):
     status, found, todo = told(**other)[name]
     assert status == "warning" and said in found and todo
+
+
+def test_names_are_those_that_deploy_makes():
+    from flows import deploy
+
+    found = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
+    names = [f"{one['entrypoint'].rpartition('.')[2]}/{one['name']}" for one in found]
+    assert sorted(server.DEPLOYMENTS) == sorted(names)
+    assert set(server.POOLS) == set(deploy.POOLS) and server.AUTOMATION == deploy.ZOMBIES
+    untagged = {f"/deployments/name/{name}": {"tags": ["saint"]} for name in names}
+    assert told(**untagged)["deployments"][:2] == ("ok", ", ".join(server.DEPLOYMENTS))
 
 
 def test_a_run_in_pools_needs_them_and_somebody_who_works():
@@ -302,6 +326,13 @@ def test_broken_promises_of_a_place_are_found(tmp_path):
     assert linkless.status == "wrong" and "operation not permitted" in linkless.found
     found = named(store.promises(Trusting()))["compare-and-swap"]
     assert found.status == "wrong" and "of 9 writers" in found.found
+
+
+def test_a_bucket_is_written_to_and_its_promises_tried():
+    memory = Memory()
+    assert {c.status for c in store.bucket(memory, "s3://here/saint")} == {"ok"} and list(memory.paths()) == []
+    unwritable = from_error("store", StoreUnwritable("backend = 's3://x', but nobody is there; start it"))
+    assert (unwritable.status, unwritable.todo) == ("wrong", "start it")
 
 
 def test_a_slow_disk_is_told(tmp_path, monkeypatch):
