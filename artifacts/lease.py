@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -65,8 +64,14 @@ def _me() -> dict[str, object]:
     }
 
 
+_given_up: set[str] = set()
+"""Ids of leases that this process wanted to give back, but the store was out of reach."""
+
+
 def _surely_dead(record: dict) -> bool:
     """True when the holder ran on this host and is gone."""
+    if record.get("id") in _given_up:
+        return True
     if record.get("host") != socket.gethostname():
         return False
     if record.get("boot_id") != boot_id():
@@ -165,8 +170,10 @@ class Lease:
         self._stop.set()
         with self._lock:
             if not self.lost.is_set():
-                with suppress(ConnectionError):  # out of reach: others will see it stand still
+                try:
                     self._backend.swap(self._path, self._raw, None)
+                except ConnectionError:  # others will see it stand still
+                    _given_up.add(self._record["id"])
         _forget(self._path)
 
 

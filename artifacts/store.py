@@ -4,7 +4,8 @@ Layout below the root::
 
     <stage>/<kk>/<key>/manifest.json                    created if absent, last: the artifact exists from here on
     <stage>/<kk>/<key>/attempts/<attempt>/data/...      the files of the artifact
-    <stage>/<kk>/<key>/attempts/<attempt>/scratch/...   checkpoints, gone at commit
+    <stage>/<kk>/<key>/attempts/<attempt>/scratch/...   checkpoints, gone at commit (in a bucket: <name>.kept/...,
+                                                        which is one once <name>.kept.json names its files)
     leases/<stage>-<key>.json                           who is making it now
     journal/...                                         paid requests and their answers (artifacts.journal)
     runs/...                                            what each run did (flows)

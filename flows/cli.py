@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
-from flows import looking
+from flows import lab, looking
 from flows.console import clean, print_json
 from flows.looking import parsed
+from flows.server import ServerFailed
 from tasks.spec import SpecError
 
 _OURS = {"-m", "--multirun", "--json"}
@@ -22,9 +23,7 @@ ABOUT = {
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
-    "follow": "show what a run in the pool does, as it does it ('last', or its id)",
-    "deploy": "tell the Prefect server of SAINT: pools, deployments, limits; --cron '0 2 * * *' schedules a run or a sweep",
-    "worker": "run Prefect workers on this machine, one to a GPU (--pool gpu), or for runs that watch over them (--pool cpu)",
+    **lab.ABOUT,
     "completion": "shell completion: eval \"$(saint completion bash)\"",
 }
 
@@ -37,8 +36,8 @@ From text and a language model to a sparse autoencoder whose latents are explain
 Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corpus.path=FILE sae.k=16
   saint run --cfg job         the whole configuration, resolved
   saint run --help            groups and their options
-  saint run -m sae.k=8,16     one run for each combination
-Options: --json on plan, ls, show and verify; --debug shows tracebacks; backend.root=DIR is the store.
+  saint run -m sae.k=8,16     a sweep: every combination, what they share made once
+Options: --json on plan, ls, show, logs, doctor and verify; --debug shows tracebacks; backend.root=DIR is the store.
 """
 
 
@@ -59,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in ABOUT:
             raise SpecError(f"{command!r}, but saint has the commands {', '.join(ABOUT)}; use one of them")
         plain = [a for a in rest if a != "--debug"]
-        return _COMMANDS[command](plain) if command in looking.ABOUT else _COMMANDS[command](plain, debug)
+        return _PLAIN[command](plain) if command in _PLAIN else _COMMANDS[command](plain, debug)
     except SpecError as error:
         return _failed(error, EXIT_USER, debug)
     except BrokenPipeError:  # whoever read our output has enough of it (saint ls | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ArtifactError, OSError) as error:
+    except (ArtifactError, ServerFailed, OSError) as error:
         return _failed(error, EXIT_WORLD, debug)
     except KeyboardInterrupt as stop:
         print("interrupted; what was committed stays\nresume: the same command", file=sys.stderr)
@@ -190,78 +189,15 @@ def _report(rest: list[str], debug: bool) -> int:
     return 0
 
 
-def _follow(rest: list[str], debug: bool) -> int:
-    from flows.running import follow
-    from flows.runs import recorded
-    from flows.server import ServerFailed
-
-    _, names, overrides = parsed("follow", rest, ABOUT["follow"])
-    store = looking.store_of(overrides)
-    if not names or names[0] == "last":
-        names = [run["id"] for run in recorded(store) if run.get("mode") == "pool"][-1:]
-    if not names:
-        raise SpecError("follow, but no run of this store went to the pool; saint run runtime.mode=pool sends one")
-    try:
-        return follow(store, names[0])
-    except ServerFailed as error:
-        return _failed(error, EXIT_WORLD, debug)
-
-
-def _deploy(rest: list[str], debug: bool) -> int:
-    import argparse
-
-    from flows.server import ServerFailed
-
-    parser = argparse.ArgumentParser(prog="saint deploy", description=ABOUT["deploy"], allow_abbrev=False)
-    parser.add_argument("--cron", help="also schedule a run of the overrides: minute hour day month weekday")
-    parser.add_argument("--timezone", default="UTC", help="of the cron expression, such as Europe/Berlin (UTC)")
-    parser.add_argument("--name", default="scheduled", help="of the scheduled deployment (scheduled)")
-    parser.add_argument("-m", "--multirun", action="store_true", help="commas in overrides sweep")
-    parser.add_argument("overrides", nargs="*", metavar="name=value")
-    flags = parser.parse_intermixed_args(rest)
-    if flags.overrides and not flags.cron:
-        raise SpecError(f"{flags.overrides[0]}, but only a schedule takes overrides; add --cron '0 2 * * *'")
-    each = None
-    if flags.cron:  # first, so that a mistake in it is told before anything is changed
-        from flows.sweep import jobs, split
-
-        each = jobs(split(flags.overrides) if flags.multirun else [flags.overrides])
-    from flows.deploy import deploy, schedule
-
-    try:
-        for line in deploy():
-            print(line)
-        if each is not None:
-            print(schedule(each, flags.name, flags.cron, flags.timezone))
-    except ServerFailed as error:
-        return _failed(error, EXIT_WORLD, debug)
-    return 0
-
-
-def _worker(rest: list[str], debug: bool) -> int:
-    import argparse
-
-    from flows.worker import worker
-
-    parser = argparse.ArgumentParser(prog="saint worker", description=ABOUT["worker"], allow_abbrev=False)
-    parser.add_argument("--pool", default="gpu", help="work pool (gpu)")
-    parser.add_argument("--n", type=int, default=0, help="workers; 0: one to a GPU, or one where there is none")
-    parser.add_argument("--share", type=int, default=1, help="jobs at a time on each (1); on GPUs also runtime.gpu_share=true")
-    flags = parser.parse_args(rest)
-    return worker(flags.pool, flags.n, flags.share)
-
-
 def _completion(rest: list[str], debug: bool) -> int:
     from flows.completion import script
 
-    print(script(rest[0] if rest else "bash"))
+    print(script(rest[0] if rest else "bash", ABOUT))
     return 0
 
 
-_COMMANDS = {
-    "run": _run, "plan": _plan, "report": _report, "follow": _follow, "deploy": _deploy, "worker": _worker, "completion": _completion,
-    **{name: getattr(looking, name) for name in looking.ABOUT},
-}  # fmt: skip
+_COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
+_PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 
 if __name__ == "__main__":
     sys.exit(main())

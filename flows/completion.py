@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.spec import SpecError
+from collections.abc import Iterable
 
-_COMMANDS = "run plan ls show why verify gc report completion"
+from tasks.spec import SpecError
 
 _BASH = """_saint() {
   local word="${COMP_WORDS[COMP_CWORD]}"
@@ -30,9 +30,9 @@ end
 complete -c saint -f -n "test (count (commandline -opc)) -gt 1" -a "(__saint_overrides)\""""
 
 
-def script(shell: str) -> str:
-    """The completion script of a shell. Raises ``SpecError``."""
+def script(shell: str, commands: Iterable[str]) -> str:
+    """The completion script of a shell, for some commands. Raises ``SpecError``."""
     scripts = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
     if shell not in scripts:
         raise SpecError(f"{shell!r}, but there is completion for {', '.join(scripts)}; name one of them")
-    return scripts[shell].replace("COMMANDS", _COMMANDS)
+    return scripts[shell].replace("COMMANDS", " ".join(commands))

@@ -19,6 +19,7 @@ from flows.server import apply, unusable
 apply()  # before Prefect is imported, which reads its environment then
 
 import prefect  # noqa: E402
+import prefect.runtime  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
@@ -51,8 +52,8 @@ def interpret(jobs: dict[str, Any], run: str | None = None, stamp: dict[str, str
     ``jobs`` is ``flows.sweep.packed``; ``run`` the id of a run's record, made anew when null (a schedule);
     ``stamp`` what the keys must come to here; ``pool`` hands stages for a GPU to lanes in the work pool.
     """
-    session = _current.get() or Session.opened(jobs, run, stamp)
-    with session.told():
+    session = _current.get() or Session.opened(jobs, run, stamp, mode="pool" if pool else "local")
+    with session.told(str(prefect.runtime.flow_run.id)):
         for lane in lanes(session.plan.found):
             _call(lane, partial(_cached, lane))
         if pool:

@@ -98,6 +98,8 @@ def _print_run(run: dict[str, Any]) -> None:
     where = f" in the {run['mode']}" if run.get("mode") == "pool" else ""
     print(f"run {run['id']}: {run['status']}{where}, begun {run['when']}, {run['seconds']} s, ${run['usd']:.4f}")
     print(f"saint run {' '.join(clean(o) for o in run['overrides'])}")
+    if run.get("flow_run"):
+        print(f"Prefect's flow run {run['flow_run']}")
     for job in run["jobs"]:
         print(f"  job {clean(' '.join(job['overrides']))}")
     made = sum(row["made"] for row in run["stages"])

@@ -92,14 +92,18 @@ class S3Place(BaseModel):
     @classmethod
     def _named(cls, value: str) -> str:
         if not value or "/" in value:
-            raise SpecError(f"backend.bucket = {value!r}, but that is no name of a bucket; its folder goes to backend.prefix")
+            raise SpecError(
+                f"backend.bucket = {value!r}, but that is no name of a bucket; its folder goes to backend.prefix"
+            )
         return value
 
     @field_validator("endpoint")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
-            raise SpecError(f"backend.endpoint = {value!r}, but an address begins with https:// or http://; write it whole")
+            raise SpecError(
+                f"backend.endpoint = {value!r}, but an address begins with https:// or http://; write it whole"
+            )
         return value
 
     def store(self) -> Store:

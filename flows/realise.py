@@ -91,6 +91,9 @@ def realise(
         ready = [r for r in left if absent.isdisjoint(p.artifact for p in r.parents())]
         why = {recipe: busy(store.backend, recipe.artifact) for recipe in ready}
         groups = [group for lane in lanes(ready) if (group := _free(lane, why))]
+        awaited = {p.artifact for r in todo if not part.mine(r) for p in r.parents()}
+        if urgent := [group for group in groups if any(r.artifact in awaited for r in group)]:
+            groups = urgent  # what others cannot go on without comes first
         if not groups:
             idle = time.monotonic() - idle_since
             if not part.stay(idle):

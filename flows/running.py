@@ -25,6 +25,7 @@ _FOLLOW_SECONDS = 1.0
 _SERVER_SECONDS = 300.0
 """For which a server may be away while its run is followed."""
 
+_ENDED = {"done": "COMPLETED", "failed": "FAILED", "killed": "CRASHED"}
 _GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 
@@ -160,8 +161,11 @@ def _standing(store: Store, id: str, progress: Any) -> tuple[str, str]:
 
     limit, told = time.monotonic() + _SERVER_SECONDS, False
     while True:
-        if (record_of(store, id) or {}).get("status") == "killed":
-            return "CRASHED", "the process that watched over it was killed"
+        run = record_of(store, id) or {}
+        if run.get("status") in _ENDED:
+            return _ENDED[run["status"]], run.get("error") or "the process that watched over it was killed"
+        if not has_server():
+            raise SpecError(f"{id} goes on in a pool, but PREFECT_API_URL names no server; export the address of yours")
         try:
             return status(id) or ("LOST", "the Prefect server knows nothing of it")
         except ServerFailed as error:

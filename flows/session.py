@@ -26,18 +26,17 @@ class Session:
     plan: Plan
     record: RunRecord
     display: Progress = field(default_factory=Progress)
-    ours: bool = True
-    """Whether this process says how the run stands; lanes only add events."""
-
     @staticmethod
-    def opened(body: Mapping[str, Any], run: str | None, said: Mapping[str, str] | None) -> Session:
+    def opened(
+        body: Mapping[str, Any], run: str | None, said: Mapping[str, str] | None, mode: str = "pool"
+    ) -> Session:
         """The session of a flow that a worker runs. Raises ``SpecError`` when its keys would not be those that are wanted."""
         jobs = unpacked(body)
         if said is not None:
             check_stamp(jobs, said, socket.gethostname())
         found = plan(jobs)
         if run is None:
-            return Session(jobs, found, RunRecord.new(jobs, found, jobs[0].overrides))
+            return Session(jobs, found, RunRecord.new(jobs, found, _typed(jobs), mode=mode))
         return Session(jobs, found, RunRecord.joined(jobs[0].pipeline.store, run))
 
     @property
@@ -68,10 +67,10 @@ class Session:
         return stamp(self.jobs)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def told(self, flow_run: str | None = None) -> Iterator[None]:
         """Keep the record up to date on how the run stands, for the time of the block."""
         status, failure = "interrupted", None
-        self.record.update("running")
+        self.record.update("running", flow_run=flow_run)
         try:
             yield
             status = "done"
@@ -80,3 +79,9 @@ class Session:
             raise
         finally:
             self.record.update(status, failure)
+
+
+def _typed(jobs: Sequence[Job]) -> list[str]:
+    """What a user would type for some jobs."""
+    every = list(dict.fromkeys(override for job in jobs for override in job.overrides))
+    return ["-m", *every] if len(jobs) > 1 else every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.objects import s3, s3_server  # noqa: F401 - fixtures of all tests
 from tests.servers import PostgresMissing, PrefectServer, postgres, prefect_server
 
 

@@ -140,7 +140,7 @@ class S3:
 
 
 @pytest.fixture(scope="session")
-def server():
+def s3_server():
     """A server for all tests of a session."""
     pytest.importorskip("obstore", reason="an S3 store needs obstore: pip install 'saint-sae[s3]'")
     pytest.importorskip("moto", reason="tests of an S3 store need moto[server]: pip install 'saint-sae[dev]'")
@@ -150,14 +150,14 @@ def server():
 
 
 @pytest.fixture
-def s3(server, monkeypatch):
+def s3(s3_server, monkeypatch):
     """The server, behaving, with credentials in the environment."""
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    yield server
-    server.mode()
+    yield s3_server
+    s3_server.mode()
 
 
 _n = [0]

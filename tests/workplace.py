@@ -68,9 +68,10 @@ class Workplace:
             cwd=self.folder, env={**self.env, **env}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def sweep(self, store: Path, *more: str, mode: str = "pool") -> list[str]:
-        """The arguments of a sweep into a store."""
-        return ["run", "-m", *self.overrides, f"backend.root={store}", f"runtime.mode={mode}",
+    def sweep(self, store: Path | Sequence[str], *more: str, mode: str = "pool") -> list[str]:
+        """The arguments of a sweep into a store: a folder, or the overrides that name another place."""
+        backend = [f"backend.root={store}"] if isinstance(store, Path) else store
+        return ["run", "-m", *self.overrides, *backend, f"runtime.mode={mode}",
                 "runtime.checkpoint_seconds=0.2", "runtime.lane_idle_seconds=5", *more]  # fmt: skip
 
     def open(self, code: Path = ROOT) -> None:

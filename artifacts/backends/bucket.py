@@ -120,7 +120,9 @@ class Bucket:
     def put_if(self, path: str, data: bytes, e_tag: str | None) -> None:
         """Write, if the object still has that e-tag (None: is absent). Tried once. Raises ``Beaten``, ``Doubtful``."""
         try:
-            obstore.put(self._once, path, data, mode="create" if e_tag is None else {"e_tag": e_tag}, use_multipart=False)
+            obstore.put(
+                self._once, path, data, mode="create" if e_tag is None else {"e_tag": e_tag}, use_multipart=False
+            )
         except (AlreadyExistsError, PreconditionError):  # 412, or 409 while another write is under way
             raise Beaten from None
         except (BaseError, FileNotFoundError) as error:
@@ -230,7 +232,9 @@ class Bucket:
         if "169.254.169.254" in text:  # where a machine would get its credentials, tried last
             return StoreUnwritable(self._sentence_of_credentials())
         if "NoSuchBucket" in text:
-            return StoreUnwritable(f"{bucket}, but {at} has no such bucket; make it, or name another with backend.bucket=...")
+            return StoreUnwritable(
+                f"{bucket}, but {at} has no such bucket; make it, or name another with backend.bucket=..."
+            )
         if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or (_status(text) or 500) < 500:
             return StoreUnwritable(
                 f"{bucket}, but {at} refuses the request ({_short(text)}); "
@@ -261,4 +265,6 @@ def _status(text: str) -> int | None:
 
 def _short(text: str) -> str:
     """The part of obstore's message that says what went wrong."""
+    if "error sending request" in text:
+        return "no connection"
     return text.partition("\n")[0].partition(": <?xml")[0].rpartition(" - ")[2][:160].strip() or "no answer"

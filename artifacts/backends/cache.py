@@ -154,10 +154,10 @@ def _locked(path: Path, how: int) -> IO[bytes] | None:
     """A lock file, made if absent, open and locked; None where ``how`` says not to wait and another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = open(path, "ab")
+        file = open(path, "ab")  # noqa: SIM115 (it is held)
         try:
             fcntl.flock(file, how)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except BlockingIOError:
             file.close()

@@ -22,7 +22,7 @@ from artifacts import fetching
 from artifacts.backends import base
 from artifacts.backends.base import Backend
 from artifacts.backends.bringing import Bringing, brought
-from artifacts.backends.bucket import PATIENCE_SECONDS, Beaten, Bucket, Doubtful, Held, Meta
+from artifacts.backends.bucket import PATIENCE_SECONDS, Beaten, Bucket, Doubtful, Meta
 from artifacts.backends.cache import Cache
 from artifacts.errors import StoreUnwritable
 
@@ -120,7 +120,7 @@ class Objects(Backend):
                 (entry / name).unlink()
             later = ()
         bringing = Bringing(self.bucket, self.cache, prefix, entry, sizes)
-        _all(bringing.now, [name for name in sizes if name not in later])
+        _all(bringing.now, [name for name in bringing.missing("") if name not in later])
         fetching.offer(entry, bringing)
         return entry
 
@@ -191,7 +191,7 @@ class Objects(Backend):
             write()
             raise StoreUnwritable(
                 f"backend.bucket = {self.bucket.name!r}, but it ignores {condition}, so two runs could write one "
-                "artifact; use a bucket with conditional writes (AWS S3, MinIO, R2, Ceph from Squid on)"
+                "artifact; use a bucket with conditional writes (AWS S3, MinIO, R2, Ceph)"
             )
 
     def _upload(self, files: Mapping[str, Path]) -> None:

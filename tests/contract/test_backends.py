@@ -11,7 +11,6 @@ from artifacts.backends.base import Backend
 from artifacts.backends.local import Local
 from artifacts.backends.memory import Memory
 from tests import objects
-from tests.objects import s3, server  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(params=["local", "memory", "objects"])

@@ -13,22 +13,22 @@ import time
 from pathlib import Path
 
 from artifacts.store import Store
-from flows.runs import recorded
-from tests.workplace import Workplace, alive, children, digests, guarded_in_turn, kill, made, tidy, until
+from tests.objects import ENVIRONMENT as CREDENTIALS
+from tests.objects import S3
+from tests.workplace import Workplace, alive, children, digests, guarded_in_turn, kill, tidy, until
 
-SWEEP = ("capture.hookpoints=[layers.0],[layers.1]", "sae.expansion_factor=2,4", "train.n_tokens=100000")
+SWEEP = ("capture.hookpoints=[layers.0],[layers.1]", "train.n_tokens=200000", "report.n_cards=4")
 TTL = "runtime.lease_ttl_seconds=1.5"
 
 
-def finish(place: Workplace, store: Path, *more: str, mode: str = "inline") -> None:
+def finish(place: Workplace, store: Path | list[str], *more: str, mode: str = "inline") -> None:
     """Give the same command again, and see it end well."""
-    done = place.saint(*place.sweep(store, *SWEEP, TTL, *more, mode=mode))
+    done = place.saint(*place.sweep(store, *SWEEP, TTL, *more, mode=mode), **CREDENTIALS)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
 
 
-def check(store: Path, quiet: dict, again: frozenset[str] = frozenset()) -> None:
+def check(here: Store, quiet: dict, again: frozenset[str] = frozenset()) -> None:
     """What must hold at the end of a round. ``again`` are artifacts that had to be made a second time."""
-    here = Store.at(store)
     found = digests(here)
     assert found.keys() == quiet.keys()
     different = {a for a in quiet if found[a] != quiet[a]}
@@ -55,7 +55,7 @@ def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
 def some_time(store: Path, draw: random.Random) -> None:
     """A moment at which a run of the sweep is in the middle of something."""
     until(lambda: store.exists() and any(Store.at(store).artifacts()), 60)
-    time.sleep(draw.random() * 8)
+    time.sleep(draw.random() * 6)
 
 
 def one_of_two_users_is_killed(place: Workplace, store: Path, draw: random.Random) -> frozenset[str]:
@@ -87,7 +87,7 @@ def a_lease_holder_is_stopped_and_woken(place: Workplace, store: Path, draw: ran
 
 def the_disk_is_full(place: Workplace, store: Path, draw: random.Random) -> frozenset[str]:
     store.mkdir()
-    size = 1_500_000 + draw.randrange(3_000_000)
+    size = 1_000_000 + draw.randrange(1_500_000)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", store], check=True)
     done = place.saint(*place.sweep(store, *SWEEP, TTL, mode="inline"))
     assert done.returncode == 1 and ("the disk is full" in done.stderr or "No space left" in done.stderr), done.stderr
@@ -126,12 +126,32 @@ def rests_on(store: Store, artifact) -> list:
         found |= more
 
 
+def the_s3_server_is_dropped(place: Workplace, server: S3, bucket: str, folder: Path, draw: random.Random) -> list[str]:
+    """Two users with caches of their own, as on two hosts; one may be killed as well. Returns where the store is."""
+    where = ["backend=s3", f"backend.bucket={bucket}", f"backend.endpoint={server.url}", "backend.region=us-east-1"]
+    both = [
+        place.start(*place.sweep([*where, f"backend.cache={folder / name}"], *SWEEP, TTL, mode="inline"), **CREDENTIALS)
+        for name in ("one", "other")
+    ]
+    time.sleep(4 + draw.random() * 12)
+    for _ in range(1 + draw.randrange(3)):
+        server.slam()
+        time.sleep(draw.random() * 4)
+        server.reopen()
+        time.sleep(draw.random() * 2)
+    if draw.random() < 0.5:
+        both[0].kill()
+    (_, (code, said)) = ended(both)
+    assert code == 0, said[-3000:]
+    return [*where, f"backend.cache={folder / 'third'}"]
+
+
 ALONE = (
     one_of_two_users_is_killed,
-    both_users_are_killed,
     a_lease_holder_is_stopped_and_woken,
-    the_disk_is_full,
     a_byte_is_flipped,
+    both_users_are_killed,
+    the_disk_is_full,
 )
 
 # on the pool
@@ -221,12 +241,3 @@ def turns(store: Path) -> None:
     """Check that the device guard of a round was held by one at a time, and by somebody."""
     assert guarded_in_turn(Store.at(store), store.name) >= 1
 
-
-def runs(store: Path) -> list[str]:
-    """How the runs of a store ended."""
-    return [run["status"] for run in recorded(Store.at(store))]
-
-
-def n_made(store: Path) -> int:
-    """Artifacts that some process told it had made."""
-    return len(made(Store.at(store)))

@@ -12,8 +12,10 @@ import subprocess
 import pytest
 
 from artifacts.store import Store
+from flows.sweep import jobs
 from tests.fault import accidents
 from tests.fault.accidents import ALONE, POOL
+from tests.objects import bucket
 from tests.workplace import Workplace, digests, workplace
 
 
@@ -47,7 +49,7 @@ def quiet(alone) -> dict:
     return digests(Store.at(store))
 
 
-@pytest.mark.parametrize("accident, seed", rounds(ALONE, 5, 35))
+@pytest.mark.parametrize("accident, seed", rounds(ALONE, 3, 35))
 def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
     store = tmp_path / "store"
     if accident is accidents.the_disk_is_full and os.geteuid() != 0:
@@ -55,16 +57,25 @@ def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
     try:
         again = accident(alone, store, random.Random(seed))
         accidents.finish(alone, store)
-        accidents.check(store, quiet, again)
+        accidents.check(Store.at(store), quiet, again)
     finally:
         subprocess.run(["umount", store], capture_output=True)
 
 
-@pytest.mark.parametrize("accident, seed", rounds(POOL, 1, 25))
+@pytest.mark.parametrize("accident, seed", rounds(POOL, 0, 25))
 def test_a_run_on_the_pool(lab, quiet, tmp_path, accident, seed):
     store = tmp_path / f"store{seed}"
     again = accident(lab, store, random.Random(seed))
     accidents.finish(lab, store, f"runtime.guard={store.name}", mode=random.Random(seed + 1).choice(["pool", "inline"]))
     accidents.at_rest(lab, store)
-    accidents.check(store, quiet, again)
+    accidents.check(Store.at(store), quiet, again)
     accidents.turns(store)
+
+
+@pytest.mark.parametrize("accident, seed", rounds([accidents.the_s3_server_is_dropped], 0, 8))
+def test_two_hosts_of_one_bucket(alone, quiet, tmp_path, s3, accident, seed):
+    name = bucket(s3)
+    where = accident(alone, s3, name, tmp_path, random.Random(seed))
+    accidents.finish(alone, where)
+    here = jobs([where])[0].pipeline.store
+    accidents.check(here, quiet)

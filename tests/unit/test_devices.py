@@ -77,7 +77,7 @@ def test_who_waits_is_told_for_whom(holder, monkeypatch):
     first = holder()
     first.stdout.readline()
     told, polls = Told(), []
-    monkeypatch.setattr(devices.time, "sleep", lambda s: polls.append(s) or (len(polls) > 2 and first.kill() or first.poll()))
+    monkeypatch.setattr(devices.time, "sleep", lambda s: polls.append(s) or ((len(polls) > 2 and first.kill()) or first.poll()))
     with guarded(Runtime(guard="card"), told):
         pass
     assert len(told.notes) == 1 and told.notes[0].startswith(f"card is used by process {first.pid} since")

@@ -112,6 +112,20 @@ def test_a_lane_goes_when_it_has_had_nothing_to_do_for_long_enough(tmp_path):
     assert list(store.artifacts()) == []  # the leaf was not its to make
 
 
+def test_what_others_wait_for_is_made_first(tmp_path):
+    store, order = Store.at(tmp_path), []
+    idle, awaited = leaf(At(n=1)), leaf(At(n=2))
+    theirs = twig(At(n=2), leaf=awaited)
+
+    def submit(lane):
+        order.append(lane[0].spec.n)
+        return make_all(lane, store, RUNTIME, Progress())
+
+    part = Part(mine=lambda r: r.stage.name == "leaf")
+    realise([idle, theirs], store, RUNTIME, Progress(), submit, part)
+    assert order == [2, 1]
+
+
 def test_lanes_begin_at_different_ends_and_skip_what_is_taken(tmp_path):
     store, log = Store.at(tmp_path / "s"), tmp_path / "log"
     wanted = tree(log, parts=6)

@@ -14,13 +14,17 @@ from artifacts.gc import orphans, remove_orphans
 from artifacts.keys import Artifact, key_of, recipe_json
 from artifacts.lease import FOLDER
 from artifacts.store import Store
+from tests import objects
 
 RECIPE = recipe_json("toy", 1, {"n": 3}, {})
 TOY = Artifact("toy", key_of(**{"stage": "toy", "version": 1, "spec": {"n": 3}, "inputs": {}}))
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "objects"])
 def store(request, tmp_path):
+    if request.param == "objects":
+        there = request.getfixturevalue("s3")
+        return objects.store(there, objects.bucket(there), tmp_path / "cache")
     return Store(Local(tmp_path / "store") if request.param == "local" else Memory())
 
 
@@ -56,6 +60,7 @@ def test_an_exception_frees_the_lease_and_keeps_the_checkpoint_for_the_next_atte
     with pytest.raises(RuntimeError, match="boom"), store.writing(TOY, RECIPE) as attempt:
         (attempt.path / "words.txt").write_text("half")
         (attempt.scratch / "step.bin").write_bytes(b"7")
+        attempt.save("step.bin")
         raise RuntimeError("boom")
     again = store.begin(TOY, RECIPE)
     assert not any(again.path.iterdir())
@@ -127,13 +132,13 @@ def test_deleting_makes_room_for_making_it_again(store):
     assert (store.open(TOY).path / "deep" / "words.txt").read_text() == "other"
 
 
-def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(tmp_path):
-    store = Store.at(tmp_path)
+def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(store):
     attempt = store.begin(TOY, RECIPE)
-    (path,) = (tmp_path / FOLDER).iterdir()
-    record = json.loads(path.read_text())
+    (path,) = store.backend.paths(FOLDER)
+    record = json.loads(store.backend.read(path))
     attempt._lease._stop.set()
-    path.write_text(json.dumps({**record, "pid_started": "1"}))  # the pid lives, but is another process now
+    changed = json.dumps({**record, "pid_started": "1"})  # the pid lives, but is another process now
+    store.backend.write(path, changed.encode())
     taken = store.begin(TOY, RECIPE, ttl=3600)
     assert taken._lease.fence == record["fence"] + 1
     with pytest.raises(LeaseLost):
@@ -141,16 +146,15 @@ def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(tmp_path):
     assert store.find(TOY) is None
     taken.commit({"who": "taker"})
     assert store.find(TOY).summary == {"who": "taker"}
-    assert not any((tmp_path / FOLDER).iterdir())
+    assert list(store.backend.paths(FOLDER)) == []
 
 
-def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_path, monkeypatch):
-    store = Store.at(tmp_path)
+def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(store, monkeypatch):
     attempt = store.begin(TOY, RECIPE, ttl=10)  # the holder's, who beats by it; a watcher's does not count
     attempt._lease._stop.set()
-    (path,) = (tmp_path / FOLDER).iterdir()
-    record = {**json.loads(path.read_text()), "host": "elsewhere"}
-    path.write_text(json.dumps(record))
+    (path,) = store.backend.paths(FOLDER)
+    record = {**json.loads(store.backend.read(path)), "host": "elsewhere"}
+    store.backend.write(path, json.dumps(record).encode())
     clock = [100.0]
     monkeypatch.setattr("artifacts.lease.time.monotonic", lambda: clock[0])
     with pytest.raises(ArtifactBusy):
@@ -158,7 +162,7 @@ def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_p
     clock[0] += 9
     with pytest.raises(ArtifactBusy):
         store.begin(TOY, RECIPE, ttl=1)
-    path.write_text(json.dumps({**record, "beat": 5}))  # it moved after all
+    store.backend.write(path, json.dumps({**record, "beat": 5}).encode())  # it moved after all
     clock[0] += 9
     with pytest.raises(ArtifactBusy):
         store.begin(TOY, RECIPE, ttl=1)
@@ -166,14 +170,35 @@ def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(tmp_p
     store.begin(TOY, RECIPE, ttl=1).abandon()
 
 
-def test_orphans_are_listed_with_their_size_and_removed(tmp_path):
+def test_who_could_not_hear_a_holder_for_a_while_does_not_take_it_for_dead(tmp_path, monkeypatch):
     store = Store.at(tmp_path)
+    attempt = store.begin(TOY, RECIPE, ttl=10)
+    attempt._lease._stop.set()
+    (path,) = store.backend.paths(FOLDER)
+    store.backend.write(path, json.dumps({**json.loads(store.backend.read(path)), "host": "elsewhere"}).encode())
+    clock, read = [100.0], store.backend.read
+    monkeypatch.setattr("artifacts.lease.time.monotonic", lambda: clock[0])
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    with monkeypatch.context() as m:  # the server is away for longer than the ttl, for the holder too
+        m.setattr(store.backend, "read", lambda p: (clock.__setitem__(0, clock[0] + 30), read(p))[1])
+        with pytest.raises(ArtifactBusy):
+            store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 9
+    with pytest.raises(ArtifactBusy):
+        store.begin(TOY, RECIPE, ttl=10)
+    clock[0] += 1
+    store.begin(TOY, RECIPE, ttl=10).abandon()
+
+
+def test_orphans_are_listed_with_their_size_and_removed(store):
     with pytest.raises(RuntimeError), store.writing(TOY, RECIPE) as attempt:
-        (attempt.scratch / "step.bin").write_bytes(b"1234567")
+        store.backend.create(f"{store.home(TOY)}/attempts/{attempt.id}/scratch/other.bin", b"1234567")
+        (attempt.scratch / "step.bin").touch()
         raise RuntimeError
     assert [(o.artifact, o.bytes) for o in orphans(store)] == [(TOY, 7)]
     assert remove_orphans(store) == 7
-    assert list(orphans(store)) == []
+    assert list(orphans(store)) == [] and not [path for path in store.backend.paths() if "attempts" in path]
 
 
 def test_work_under_a_live_lease_is_no_orphan(tmp_path):
