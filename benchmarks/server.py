@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.load import client_settings, load
-from tests.servers import PostgresMissing, postgres, prefect_server
+from tests.servers import PostgresMissing, one_connection, postgres, prefect_server
 
 
 def main(processes: int = 8, flows: int = 3, stages: int = 50) -> None:
@@ -22,10 +22,7 @@ def main(processes: int = 8, flows: int = 3, stages: int = 50) -> None:
         home = Path(folder)
         _turn("SQLite, Prefect's defaults", home / "defaults", None, {}, processes, flows, stages, plain=True)
         _turn("SQLite, server.env", home / "sqlite", None, client_settings(), processes, flows, stages)
-        one = home / ":memory:"  # in a path, this makes Prefect open one connection; the file is on disk all the same
-        one.mkdir()
-        url = f"sqlite+aiosqlite:///{one}/prefect.db"
-        _turn("SQLite, one connection", home / "one", url, client_settings(), processes, flows, stages)
+        _turn("SQLite, one connection", home / "one", one_connection(home), client_settings(), processes, flows, stages)
         try:
             with postgres(home / "cluster") as url:
                 _turn("PostgreSQL, server.env", home / "postgres", url, client_settings(), processes, flows, stages)

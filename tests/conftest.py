@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.objects import s3, s3_server  # noqa: F401 - fixtures of all tests
-from tests.servers import PostgresMissing, PrefectServer, postgres, prefect_server
+from tests.servers import PostgresMissing, PrefectServer, one_connection, postgres, prefect_server
 
 
 @pytest.fixture(scope="session")
 def prefect_process(tmp_path_factory):
     """A Prefect server on SQLite for the whole session: starting one costs 10 to 25 seconds. Do not kill it."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as running:
+    home = tmp_path_factory.mktemp("prefect")
+    with prefect_server(home, one_connection(home)) as running:
         yield running
 
 

@@ -125,6 +125,12 @@ def prefect_server(
         server.stop()
 
 
+def one_connection(folder: Path) -> str:
+    """A SQLite database that Prefect opens one connection to (deployments/server.env says why): no request is refused."""
+    (folder / ":memory:").mkdir(parents=True, exist_ok=True)
+    return f"sqlite+aiosqlite:///{folder}/:memory:/prefect.db"
+
+
 def postgres_programs() -> Path:
     """The folder of initdb and postgres. Raises ``PostgresMissing``."""
     newest = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)

@@ -71,6 +71,10 @@ def _headers(environ: Mapping[str, str]) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+class _Busy(_Strange):
+    todo = "ask again; if it stays so, look at the server's log, and at its database (deployments/server.env)"
+
+
 class Server:
     """A server that answers, asked one thing after the other."""
 
@@ -81,14 +85,18 @@ class Server:
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """What the server says; None for what it does not have. A body makes it a POST."""
-        answer = self.client.request("GET" if body is None else "POST", self.url + path, json=body)
+        for patience in (0.2, 0.5, 1.0, None):
+            answer = self.client.request("GET" if body is None else "POST", self.url + path, json=body)
+            if answer.status_code != 503 or patience is None:
+                break
+            time.sleep(patience)  # SQLite, and another request was writing
         with suppress(KeyError, ValueError):
             self.now = parsedate_to_datetime(answer.headers["date"])
         if answer.status_code == 404:
             return None
         if answer.status_code >= 400:
-            refused = answer.status_code in (401, 403)
-            raise (_Refused if refused else _Strange)(f"{path} is answered with {answer.status_code} {answer.reason_phrase}")
+            kind = {401: _Refused, 403: _Refused, 503: _Busy}.get(answer.status_code, _Strange)
+            raise kind(f"{path} is answered with {answer.status_code} {answer.reason_phrase}")
         try:
             return answer.json()
         except ValueError:

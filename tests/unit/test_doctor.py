@@ -248,12 +248,20 @@ def test_without_an_address_a_run_brings_its_own_server_unless_it_is_meant_for_p
     assert [c.status for c in server.server({}, pooled=True)] == ["wrong"]
 
 
-def test_a_server_that_asks_for_a_password_is_told_from_one_that_is_strange():
-    for code, todo in ((401, "PREFECT_API_AUTH_STRING"), (500, "name Prefect's API")):
+def test_a_server_that_asks_for_a_password_is_told_from_one_that_is_strange_or_busy(monkeypatch):
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    for code, todo in ((401, "PREFECT_API_AUTH_STRING"), (503, "ask again"), (500, "name Prefect's API")):
         transport = httpx.MockTransport(lambda request, code=code: httpx.Response(code))
         with httpx.Client(transport=transport) as client, pytest.raises(server._Strange, match=str(code)) as error:
             list(server.Server(client, "http://here/api").checks("warning", False))
         assert todo in error.value.todo
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again():
+    answers = iter([503, 503, 200])
+    transport = httpx.MockTransport(lambda request: httpx.Response(next(answers), json="3.8.8"))
+    with httpx.Client(transport=transport) as client:
+        assert server.Server(client, "http://here/api").ask("/admin/version") == "3.8.8"
 
 
 def test_a_password_is_sent_as_prefect_sends_it():
