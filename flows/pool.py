@@ -8,16 +8,27 @@ store, never from the state of a lane: a lane that crashed is a warning when not
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
+import re
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterLevel,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
@@ -40,6 +51,9 @@ PARENT, LANE = "interpret/pool", "lane/gpu"
 POLL_SECONDS = 2.0
 STRIKES = 3
 """Lanes that may die one after another while nothing gets made, before a run is given up."""
+
+LOG_SECONDS = 3.0
+"""After which the last lines of a job are in the server's log: they are sent in batches."""
 
 _ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
@@ -112,7 +126,7 @@ def _is_parent(found: FlowRun) -> bool:
 
 
 def submit(session: Session) -> str:
-    """Hand a session to the pool; returns the id of its flow run. Raises ``SpecError`` and ``ServerFailed``."""
+    """Hand a session to the pool; returns where Prefect shows it. Raises ``SpecError`` and ``ServerFailed``."""
     with _client() as client:
         check(client)
         deployment = client.read_deployment_by_name(PARENT)
@@ -120,16 +134,32 @@ def submit(session: Session) -> str:
         found = client.create_flow_run_from_deployment(
             deployment.id, parameters=parameters, name=session.record.id, tags=[_tag(session.record.id)]
         )
-        return str(found.id)
+        return f"{os.environ['PREFECT_API_URL'].removesuffix('/').removesuffix('/api')}/runs/flow-run/{found.id}"
 
 
 def status(run: str) -> tuple[str, str] | None:
     """Type and message of the state of the flow run that watches over a run; None when the server has none."""
     with _client() as client:
         found = [f for f in _flow_runs(client, run, alive=False) if _is_parent(f)]
-    if not found or found[0].state is None:
-        return None
-    return found[0].state.type.value, found[0].state.message or ""
+        if not found or found[0].state is None:
+            return None
+        return found[0].state.type.value, _last_words(client, found[0])
+
+
+def _last_words(client: SyncPrefectClient, run: FlowRun) -> str:
+    """What a flow run ended with. One that never came as far as our code is explained by its log alone."""
+    message = (run.state.message or "") if run.state else ""
+    if run.state_type not in (StateType.CRASHED, StateType.FAILED):
+        return message
+    time.sleep(LOG_SECONDS)
+    logged = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=logging.WARNING))
+    text = "\n".join(log.message for log in client.read_logs(log_filter=logged, limit=50))
+    if missing_module := re.findall(r"No module named '[^']*'", text + message):
+        return (
+            f"{missing_module[-1]}: its worker has no saint, or another one; "
+            "install the same version there, and start it by saint worker"
+        )
+    return message
 
 
 # in the flow that watches over the lanes
@@ -231,8 +261,8 @@ class Lanes:
             self._made, self._strikes = made, 0
         for id in set(self._started) - alive - self._ended:
             self._ended.add(id)
-            state = client.read_flow_run(id).state
-            message = (state.message or "") if state else ""
+            run = client.read_flow_run(id)
+            state, message = run.state, _last_words(client, run)
             if state is None or state.type == StateType.COMPLETED or "StageFailed" in message:
                 continue
             self._session.progress.note(f"lane {self._started[id]} ended as {state.name}: {message}")

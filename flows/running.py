@@ -107,29 +107,32 @@ def _in_pool(jobs: Sequence[Job], found: Plan, typed: Sequence[str], debug: bool
 
     store = jobs[0].pipeline.store
     try:
-        if (id := going(store, found.wanted.finals)) is not None:
-            print(f"run {id} is making this already; following it")
+        id = going(store, found.wanted.finals)
+        if id is not None:
+            said = f"run {id} is making this already; following it"
         else:
             session = Session(jobs, found, RunRecord.new(jobs, found, typed, mode="pool", status="submitted"))
             id = session.record.id
             try:
-                submit(session)
+                page = submit(session)
             except BaseException as error:
                 session.record.update("failed", " ".join(str(error).split()))
                 raise
-            print(f"run {id} is submitted; Ctrl-C leaves it going, saint follow {id} joins it again")
-        return follow(store, id, found)
+            said = f"run {id} is submitted; Ctrl-C leaves it going, saint follow {id} joins it again\n{page}"
+        return follow(store, id, found, said)
     except ServerFailed as error:
         return _failed(error, debug)
 
 
-def follow(store: Store, id: str, found: Plan | None = None) -> int:
-    """Show what a run in the pool does until it has ended. Returns the exit code."""
+def follow(store: Store, id: str, found: Plan | None = None, said: str = "") -> int:
+    """Say something, then show what a run in the pool does until it has ended. Returns the exit code."""
     run = record_of(store, id)
     if run is None:
         raise SpecError(f"{id}, but this store has no such run; saint ls lists those that there are")
     begun, told = time.monotonic(), Events(store, id)
     try:
+        if said:
+            print(said, flush=True)
         with display() as progress, progress.bar(f"run {id}", len(set(run["artifacts"]) - set(run["found"])), "artifacts") as bar:
             while True:
                 state = _standing(store, id, progress)
@@ -186,7 +189,8 @@ def told_as(event: dict[str, Any]) -> str:
             figures = event.get("figures", {})
             pace = f", {figures['tokens_per_second']:,} tokens/s" if "tokens_per_second" in figures else ""
             cost = f", ${figures['usd']:.4f}" if figures.get("usd") else ""
-            return f"{stage}/{key[:12]} made in {event.get('seconds') or 0:.1f} s on {where}{pace}{cost}"
+            device = f" ({event['device']})" if event.get("device") else ""
+            return f"{stage}/{key[:12]} made in {event.get('seconds') or 0:.1f} s on {where}{device}{pace}{cost}"
         case "failed":
             return f"{event['stage']} failed on {where}: {event['error']}"
         case "note":

@@ -212,7 +212,8 @@ def _commit(jobs: list[Job], runtime: Runtime, progress: Progress, outcome: Outc
         (outcome.made if ours else outcome.hits).append(job.recipe.artifact)
         figures = {name: value for name, value in won.summary.items() if isinstance(value, (int, float, str))}
         seconds = won.made_by.get("seconds")
-        progress.event("made" if ours else "found", artifact=job.recipe.address, seconds=seconds, figures=figures)
+        what, device = "made" if ours else "found", by.get("device")
+        progress.event(what, artifact=job.recipe.address, seconds=seconds, device=device, figures=figures)
 
 
 def _open_inputs(recipe: Recipe, store: Store, opened: dict[Artifact, Opened]) -> dict[str, Any]:

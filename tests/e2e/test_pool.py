@@ -12,7 +12,7 @@ import pytest
 
 from artifacts.store import Store
 from flows.runs import events, recorded
-from tests.servers import ROOT
+from tests.servers import ROOT, post
 from tests.workplace import Workplace, children, digests, flow_states, kill, made, tidy, until, workplace
 
 LAYERS = "capture.hookpoints=[layers.0],[layers.1]"
@@ -62,6 +62,37 @@ def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new
     again = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
     assert "nothing to make" in again.stdout and time.monotonic() - begun < 30
     tidy(store)
+
+
+@pytest.mark.special
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request, tmp_path, database):
+    """Three layers by four factors on two workers; then only what is new; then nothing, in seconds."""
+    url = request.getfixturevalue("postgres_url") if database == "postgres" else None
+    layers, factors = "capture.hookpoints=[layers.0],[layers.1],[layers.2]", "sae.expansion_factor=2,4,8,16"
+    with workplace(tmp_path / "lab", url) as lab:
+        lab.open()
+        store = Store.at(tmp_path / "store")
+        first = ran(lab, lab.sweep(tmp_path / "store", layers, factors))
+        assert "12 jobs: 216 stages, 141 distinct, 0 found, 1 model pass" in first.stdout
+        assert first.stdout.count("layers.") >= 12 and "sweep.html" in first.stdout
+        assert stages(store)["capture"] == 15 and stages(store)["train"] == 12 and sum(stages(store).values()) == 141
+        (flow,) = [f for f in flow_states(lab) if "lane" not in f["name"]]
+        shown = post(lab.server.url, "/artifacts/filter", {"artifacts": {"key": {"any_": ["sweep"]}}})
+        assert flow["id"] in {a["flow_run_id"] for a in shown} and "expansion_factor" in shown[0]["data"]
+
+        kinds = {a["type"] for a in post(lab.server.url, "/artifacts/filter", {"limit": 200})}
+        assert kinds == {"markdown", "progress"}  # lanes tell how far they are
+
+        layers, factors = layers + ",[layers.1.mlp]", factors + ",3"
+        more = ran(lab, lab.sweep(tmp_path / "store", layers, factors))
+        assert "20 jobs" in more.stdout and "1 model pass" in more.stdout
+        assert stages(store)["capture"] == 5 and stages(store)["train"] == 8  # one layer's shards, and what is new of 4 x 5
+
+        begun = time.monotonic()
+        again = ran(lab, lab.sweep(tmp_path / "store", layers, factors))
+        assert "nothing to make" in again.stdout and time.monotonic() - begun < 60
+        tidy(store)
 
 
 def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, tmp_path):
@@ -137,6 +168,25 @@ def test_a_worker_with_other_code_is_refused_before_it_makes_anything(place, tmp
         place.open()
     assert done.returncode == 1 and "the keys of stage train differ" in done.stderr, done.stdout + done.stderr
     assert done.stderr.count("saint 0.1.0") == 2
+    assert list(Store.at(tmp_path / "store").artifacts()) == []
+
+
+def test_a_worker_without_the_package_is_named(place, tmp_path):
+    (tmp_path / "bare/flows").mkdir(parents=True)
+    (tmp_path / "bare/flows/__init__.py").touch()
+    place.close()
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"],
+        env={**place.env, "PYTHONPATH": str(tmp_path / "bare"), "PREFECT_WORKER_QUERY_SECONDS": "2"},
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        done = place.saint(*place.sweep(tmp_path / "store", LAYERS))
+    finally:
+        worker.kill()
+        worker.wait()
+        place.open()
+    assert done.returncode == 1 and "its worker has no saint, or another one; install the same version there" in done.stderr
     assert list(Store.at(tmp_path / "store").artifacts()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,38 @@ def test_a_failing_stage_is_three_lines_and_the_same_command_resumes(server, wor
     assert said[0] == "stage: evaluate" and "sae.safetensors has digest" in said[1]
     weights.write_bytes(whole)
     assert run(world, server, "evaluate.seed=5").returncode == 0
+
+
+def test_hydras_launcher_takes_all_jobs_at_once(server, world):
+    """``hydra/launcher=prefect``: dry run, then one flow over the union."""
+    more = ["-m", *overrides(world), "sae.k=4,6", "hydra/launcher=prefect"]
+    env = {"PREFECT_API_URL": server, "PREFECT_HOME": str(world / "prefect")}
+    dry = saint(world, "run", *more, "hydra.launcher.dry_run=true", **env)
+    assert dry.returncode == 0 and "2 jobs: 36 stages" in dry.stdout and "1 to make" not in dry.stdout.splitlines()[0]
+    assert saint(world, "plan", *more, **env).stdout == dry.stdout
+    before = len(post(server, "/flow_runs/filter", {}))
+    done = saint(world, "run", *more, "hydra.launcher.mode=local", **env)
+    assert done.returncode == 0 and "sweep.html" in done.stdout, done.stderr[-2000:]
+    assert len(post(server, "/flow_runs/filter", {})) == before + 1
+    wrong = saint(world, "run", *more, "hydra.launcher.mode=moon", **env)
+    assert wrong.returncode == 2 and "hydra.launcher.mode = 'moon', but a run is inline, local or pool" in wrong.stderr
+
+
+def test_a_run_without_a_worker_is_retried_with_the_entrypoint_that_the_manual_names(server, world, tmp_path):
+    assert run(world, server, "train.seed=21", f"backend.root={tmp_path / 'store'}").returncode == 0
+    (flow,) = post(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    env = {**os.environ, "PREFECT_API_URL": server, "PREFECT_HOME": str(world / "prefect"), "PYTHONPATH": str(ROOT)}
+    (gone,) = (tmp_path / "store/report").glob("*/*")
+    shutil.rmtree(gone)
+    post(server, f"/flow_runs/{flow['id']}/set_state", {"state": {"type": "FAILED"}, "force": True})
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "flow-run", "retry", flow["id"], "--entrypoint", "flows.interpret.interpret"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "store/report").glob("*/*/manifest.json"))) == 1
+    (again,) = post(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert again["id"] == flow["id"] and again["run_count"] == 2 and again["state"]["type"] == "COMPLETED"
 
 
 def test_ctrl_c_ends_a_stage_and_not_only_the_wait_for_it(server, world):
