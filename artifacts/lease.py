@@ -84,19 +84,14 @@ _seen: dict[str, tuple[bytes, float]] = {}
 _seen_lock = threading.Lock()
 
 
-def _stands_still(path: str, raw: bytes, ttl: float) -> bool:
+def _stands_still(path: str, raw: bytes, ttl: float, answering_since: float) -> bool:
     now = time.monotonic()
     with _seen_lock:
         known, since = _seen.get(path, (b"", now))
         if known != raw:
             _seen[path] = (raw, now)
             return False
-        return now - since >= ttl
-
-
-def _forget(path: str) -> None:
-    with _seen_lock:
-        _seen.pop(path, None)
+        return now - max(since, answering_since) >= ttl  # a holder cannot be heard while the store does not answer
 
 
 class Lease:
@@ -124,15 +119,12 @@ class Lease:
     @staticmethod
     def on(backend: Backend, path: str, what: str, ttl: float) -> Lease:
         """Take the lease at ``path``, which errors call ``what``. Raises ``ArtifactBusy``."""
-        begun = time.monotonic()
         raw = backend.read(path)
-        if time.monotonic() - begun > ttl / 6:  # the store was away, and a holder could not be heard: listen anew
-            _forget(path)
         fence = 0
         if raw is not None:
             held = json.loads(raw)
             fence = int(held["fence"])
-            if not (_surely_dead(held) or _stands_still(path, raw, ttl)):
+            if not (_surely_dead(held) or _stands_still(path, raw, ttl, backend.answering_since)):
                 raise ArtifactBusy(
                     f"{what} is being made by process {held['pid']} on {held['host']}, "
                     "but only one may make it; wait for it, or end that process"
@@ -183,7 +175,8 @@ class Lease:
                     self._backend.swap(self._path, self._raw, None)
                 except ConnectionError:  # others will see it stand still
                     _given_up.add(self._record["id"])
-        _forget(self._path)
+        with _seen_lock:
+            _seen.pop(self._path, None)
 
 
 def holder(backend: Backend, artifact: Artifact) -> dict | None:
