@@ -84,19 +84,14 @@ _seen: dict[str, tuple[bytes, float]] = {}
 _seen_lock = threading.Lock()
 
 
-def _stands_still(path: str, raw: bytes, ttl: float) -> bool:
+def _stands_still(path: str, raw: bytes, ttl: float, answering_since: float) -> bool:
     now = time.monotonic()
     with _seen_lock:
         known, since = _seen.get(path, (b"", now))
         if known != raw:
             _seen[path] = (raw, now)
             return False
-        return now - since >= ttl
-
-
-def _forget(path: str) -> None:
-    with _seen_lock:
-        _seen.pop(path, None)
+        return now - max(since, answering_since) >= ttl  # a holder cannot be heard while the store does not answer
 
 
 class Lease:
@@ -174,7 +169,8 @@ class Lease:
                     self._backend.swap(self._path, self._raw, None)
                 except ConnectionError:  # others will see it stand still
                     _given_up.add(self._record["id"])
-        _forget(self._path)
+        with _seen_lock:
+            _seen.pop(self._path, None)
 
 
 def _path(artifact: Artifact) -> str:
@@ -183,15 +179,12 @@ def _path(artifact: Artifact) -> str:
 
 def _heard(backend: Backend, path: str, what: str) -> tuple[bytes | None, str | None]:
     """The record of a lease, and why it is not to be had; None when it is free or its holder dead."""
-    begun = time.monotonic()
     raw = backend.read(path)
     if raw is None:
         return None, None
     held = json.loads(raw)
     ttl = float(held["ttl_seconds"])  # the holder's, who beats by it
-    if time.monotonic() - begun > ttl / 6:  # the store was away, and a holder could not be heard: listen anew
-        _forget(path)
-    if _surely_dead(held) or _stands_still(path, raw, ttl):
+    if _surely_dead(held) or _stands_still(path, raw, ttl, backend.answering_since):
         return raw, None
     return raw, (
         f"{what} is being made by process {held['pid']} on {held['host']}, "

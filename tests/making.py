@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from artifacts.store import Opened, Store
 from tasks.progress import Progress
 from tasks.realising import lanes, make_all, missing
@@ -12,7 +14,8 @@ from tasks.stage import Recipe
 def make(recipe: Recipe, store: Store, runtime: Runtime | None = None, progress: Progress | None = None) -> Opened:
     """The artifact of a recipe, made now if it does not exist."""
     while todo := missing([recipe], store):
-        ready = [r for r in todo if all(store.find(p.artifact) for p in r.parents())]
+        exists = cache(store.find)  # one answer for all, or another process's commit would split a lane in two
+        ready = [r for r in todo if all(exists(p.artifact) for p in r.parents())]
         for lane in lanes(ready):
             make_all(lane, store, runtime or Runtime(mode="inline", device="cpu"), progress or Progress())
     return store.open(recipe.artifact)

@@ -26,6 +26,9 @@ class Backend(ABC):
     root: Path | str
     """What errors call it."""
 
+    answering_since: float = 0.0
+    """Time (monotonic) of the last request that failed or took long: until then others may not have been heard."""
+
     @property
     @abstractmethod
     def disk(self) -> tuple[str, Path]:

@@ -34,6 +34,9 @@ PATIENCE_SECONDS = 120.0
 """How long a server may be away before we give up."""
 
 LONGEST_PAUSE = 4.0
+SLOW_SECONDS = 2.0
+"""A request that takes as long may have been trouble."""
+
 PART_BYTES = 16 * 2**20
 """Of a multipart upload; S3 takes 10,000 parts, so files up to 160 GB."""
 
@@ -82,6 +85,7 @@ class Bucket:
     ) -> None:  # fmt: skip
         self.name, self.prefix, self.endpoint, self.patience = name, prefix.strip("/"), endpoint, patience
         self._silent = False
+        self.answering_since = 0.0
         if endpoint is not None and not any(os.environ.get(name) for name in _CREDENTIALS):
             raise StoreUnwritable(self._sentence_of_credentials())
         self._once, self._again = (self._connected(region, retries) for retries in (0, 5))
@@ -120,9 +124,8 @@ class Bucket:
     def put_if(self, path: str, data: bytes, e_tag: str | None) -> None:
         """Write, if the object still has that e-tag (None: is absent). Tried once. Raises ``Beaten``, ``Doubtful``."""
         try:
-            obstore.put(
-                self._once, path, data, mode="create" if e_tag is None else {"e_tag": e_tag}, use_multipart=False
-            )
+            mode: Any = "create" if e_tag is None else {"e_tag": e_tag}
+            obstore.put(self._once, path, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError):  # 412, or 409 while another write is under way
             raise Beaten from None
         except (BaseError, FileNotFoundError) as error:
@@ -185,6 +188,7 @@ class Bucket:
         """Growing pauses, to be slept; raises ``StoreUnreachable`` for ``why`` when patience is over."""
         begun, pause = time.monotonic(), 0.1
         while self._silent is False and time.monotonic() - begun < self.patience:
+            self.answering_since = time.monotonic()
             yield pause * random.uniform(0.5, 1)
             pause = min(2 * pause, LONGEST_PAUSE)
         self._silent = True  # who cleans up after this need not wait as long once more
@@ -192,10 +196,12 @@ class Bucket:
 
     def _patiently(self, do: Callable[[], T]) -> T:
         last: list[BaseException] = []
-        pauses = self.pauses(lambda: last[-1])
+        pauses, begun = self.pauses(lambda: last[-1]), time.monotonic()
         while True:
             try:
                 found = do()
+                if time.monotonic() - begun > SLOW_SECONDS:  # obstore may have had to try again
+                    self.answering_since = time.monotonic()
                 self._silent = False
                 return found
             except FileNotFoundError as error:

@@ -46,6 +46,10 @@ class Objects(Backend):
         self.cache = Cache(Path(cache).expanduser() / f"{bucket}-{here}", cache_bytes)
 
     @property
+    def answering_since(self) -> float:  # type: ignore[override]
+        return self.bucket.answering_since
+
+    @property
     def disk(self) -> tuple[str, Path]:
         return "backend.cache", self.cache.root
 

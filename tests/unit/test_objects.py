@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from artifacts import fetching
 from artifacts.activations import FILE_ROWS, Activations, ActivationWriter
 from artifacts.backends import base
 from artifacts.errors import ArtifactCorrupt, StoreUnreachable, StoreUnwritable
@@ -138,6 +140,17 @@ def test_each_way_of_not_reaching_a_bucket_is_one_sentence(s3, tmp_path, monkeyp
     )
 
 
+def test_trouble_is_remembered_so_that_nobody_is_taken_for_dead_who_could_not_be_heard(s3, place):
+    backend = place().backend
+    backend.read("a")
+    quiet = backend.answering_since
+    backend.read("a")
+    assert backend.answering_since == quiet
+    s3.mode(fail=[503, 1])
+    backend.read("a")
+    assert backend.answering_since > quiet
+
+
 def test_a_refused_request_is_told_at_once(s3, place):
     s3.mode(fail=[403, 1])
     with pytest.raises(StoreUnwritable, match=r"refuses the request \(.*403.*\); check AWS_ACCESS_KEY_ID"):
@@ -196,13 +209,13 @@ cache = Cache(sys.argv[1], 2500); cache.entry(sys.argv[2]); print(flush=True); s
     )  # fmt: skip
     try:
         held.stdout.readline()
-        for n in range(5):
-            reader = place("there", cache_bytes=2500)
+        for n in (0, 1, 2, 3, 2, 4):
+            reader = place("there", cache_bytes=3500)
             assert (reader.open(made[n]).path / "words.txt").read_bytes() == bytes([n]) * 1000
             for file in reader.backend.cache._locks.values():
                 file.close()  # as when its process ends
         left = {file.read_bytes()[0] for file in (tmp_path / "there").rglob("words.txt")}
-        assert left == {0, 4}, "0 is in use by a process, 4 is the last"
+        assert left == {0, 2, 4}, "0 is in use by a process, 2 was used again, 4 is the last"
     finally:
         held.communicate()
 
@@ -237,6 +250,22 @@ def test_rows_are_fetched_when_they_are_read_and_each_file_once(s3, place):
     until(lambda: not pending(opened.path / "activations.zarr"))
     assert torch.equal(rows.activations(), x) and rows.token_id[-1] == len(x) - 1
     assert set(fetched(s3, since).values()) == {1}
+
+
+def test_two_readers_of_one_cache_download_a_file_once(s3, place):
+    artifact, _ = activations(place("maker"))
+    since = len(s3.seen())
+    s3.mode(slow=0.3, where="activations/c/0")
+    readers = []
+    for _ in range(2):
+        name = "activations.zarr/activations/c/0/0"
+        folder = place("there").open(artifact).path
+        readers.append(threading.Thread(target=fetching._bringers[folder].bring, args=(name,)))
+    for thread in readers:
+        thread.start()
+    for thread in readers:
+        thread.join()
+    assert fetched(s3, since)[name] == 1
 
 
 def test_a_reader_that_goes_through_zarr_python_never_takes_what_is_not_here_for_zeros(place):
