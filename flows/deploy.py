@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from importlib.metadata import version
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -86,7 +87,8 @@ def _limit(client: SyncPrefectClient) -> int:
 def _deployments() -> list[str]:
     with as_file(files("deployments") / "prefect.yaml") as path:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        env = {**os.environ, "SAINT_VERSION": version("saint-sae")}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise RuntimeError(f"prefect deploy: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     return ["deployment interpret/pool: a run", "deployment lane/gpu: one GPU's part of it"]

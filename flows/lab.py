@@ -58,9 +58,11 @@ def worker(rest: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="saint worker", description=ABOUT["worker"], allow_abbrev=False)
     parser.add_argument("--pool", default="gpu", help="work pool (gpu)")
     parser.add_argument("--n", type=int, default=0, help="workers; 0: one to a GPU, or one where there is none")
-    parser.add_argument("--share", type=int, default=1, help="jobs at a time on each (1); on GPUs also runtime.gpu_share=true")
+    parser.add_argument(
+        "--share", type=int, default=0, help="jobs at a time on each (gpu: 1, cpu: 8); on GPUs also runtime.gpu_share=true"
+    )
     flags = parser.parse_args(rest)
-    return workers.worker(flags.pool, flags.n, flags.share)
+    return workers.worker(flags.pool, flags.n, flags.share or (8 if flags.pool == "cpu" else 1))
 
 
 def doctor(rest: list[str]) -> int:
