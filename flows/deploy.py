@@ -60,7 +60,7 @@ def deploy() -> list[str]:
             client.create_concurrency_limit(tag="llm", concurrency_limit=_limit(client))
             said.append(f"limit llm: {_limit(client)} stages that ask an LLM at a time")
         said += _deployments()
-        said.append(_zombies())
+        said.append(zombies())
     except (httpx.HTTPError, RuntimeError) as error:
         raise unusable(error) from error
     return said
@@ -94,7 +94,7 @@ def _deployments() -> list[str]:
     return ["deployment interpret/pool: a run", "deployment lane/gpu: one GPU's part of it"]
 
 
-def _zombies(within_seconds: int = 3 * HEARTBEAT_SECONDS) -> str:
+def zombies(within_seconds: int = 3 * HEARTBEAT_SECONDS) -> str:
     """The automation that ends a run whose process died with its worker: nobody else tells the server."""
     died = EventTrigger(
         # From the state Running on, not from the first heartbeat: a run may die before it has sent one.

@@ -178,6 +178,8 @@ class Lanes:
         self._events = Events(session.store, self._run)
         self._told: set[str] = set()
         self.hopeless: str | None = None
+        self._stuck = False
+        """Whether all that is missing rests on something that lanes failed to make."""
         self._stop = threading.Event()
         context = contextvars.copy_context()  # a thread of its own, in the flow run's context: lanes are its subflows
         self._thread = threading.Thread(target=context.run, args=(self._watch,), name="lanes", daemon=True)
@@ -196,7 +198,7 @@ class Lanes:
 
     def go_on(self, idle_seconds: float) -> bool:
         """Whether lanes may still make what is waited for."""
-        return self.hopeless is None and self._thread.is_alive()
+        return self.hopeless is None and not self._stuck and self._thread.is_alive()
 
     def raise_failures(self) -> None:
         """Raise what lanes failed of, where something is still missing. What crashed but is made is forgotten."""
@@ -219,6 +221,8 @@ class Lanes:
                 self._look()
             except (httpx.HTTPError, PrefectException, OSError) as error:  # the server is away: lanes go on without it
                 self._note(f"the Prefect server cannot be reached ({type(error).__name__}); lanes go on, trying again")
+            except Exception as error:  # of the store, say: told where the flow ends, not lost with this thread
+                self.hopeless = " ".join(str(error).split()) or type(error).__name__
             if self.hopeless:
                 self._session.progress.note(self.hopeless)
                 return
@@ -228,7 +232,12 @@ class Lanes:
         session = self._session
         todo = missing(session.wanted.finals, session.store, self._known)
         failed = {a for e in self._failures() for a in e["artifacts"]}
-        n = sum(self._n_jobs(group) for group in lanes(_ready(todo, failed)))
+        blocked: set[str] = set()
+        for recipe in todo:  # parents first
+            if recipe.address in failed or any(p.address in blocked for p in recipe.parents()):
+                blocked.add(recipe.address)
+        self._stuck = bool(todo) and len(blocked) == len(todo)
+        n = sum(self._n_jobs(group) for group in lanes(_ready(todo, blocked)))
         with get_client(sync_client=True) as client:
             alive = [run for run in _flow_runs(client, self._run) if not _is_parent(run)]
             self._count_the_dead(client, {run.id for run in alive})
@@ -292,12 +301,12 @@ class Lanes:
             self._session.progress.note(text)
 
 
-def _ready(todo: list[Recipe], failed: set[str]) -> list[Recipe]:
+def _ready(todo: list[Recipe], blocked: set[str]) -> list[Recipe]:
     """What lanes could make now, or are making."""
     absent = {r.address for r in todo}
     return [
         r for r in todo
-        if needs_gpu(r) and r.address not in failed and absent.isdisjoint(p.address for p in r.parents())
+        if needs_gpu(r) and r.address not in blocked and absent.isdisjoint(p.address for p in r.parents())
     ]  # fmt: skip
 
 

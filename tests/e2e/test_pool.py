@@ -127,6 +127,46 @@ def test_a_lane_that_is_killed_is_replaced_and_the_run_succeeds(place, tmp_path)
     assert digests(store) == digests(Store.at(tmp_path / "quiet"))
 
 
+def test_a_lane_that_fails_is_told_once_and_what_does_not_rest_on_it_is_made(place, tmp_path):
+    ran(place, place.sweep(tmp_path / "store", "capture.hookpoints=[layers.0]", mode="inline"))
+    store = Store.at(tmp_path / "store")
+    (lm,) = [a for a in store.artifacts() if a.stage == "lm"]
+    weights = store.open(lm).path / "model.safetensors"
+    weights = weights if weights.exists() else next(store.open(lm).path.rglob("*.json"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    done = place.saint(*place.sweep(tmp_path / "store", LAYERS, "sae.k=4,5"))
+    assert done.returncode == 1 and "has digest" in done.stderr and "resume: the same command" in done.stderr
+    assert "capture" in done.stderr and recorded(store)[-1]["status"] == "failed"
+    assert stages(store).get("train") == 1  # the other layer's, whose activations are there
+    assert len([e for e in events(store, recorded(store)[-1]["id"]) if e["what"] == "failed" and e["stage"] == "capture"]) <= 2
+
+
+@pytest.mark.slow
+def test_a_run_that_died_with_its_worker_is_found_dead_by_the_server(place, tmp_path):
+    """Killed before its first heartbeat has come: nobody is left who could tell."""
+    shorter = "from flows.deploy import zombies; zombies(75)"
+    subprocess.run([sys.executable, "-c", shorter], env=place.env, cwd=ROOT, check=True)
+    going = place.start(*place.sweep(tmp_path / "store", LAYERS, "train.n_tokens=3000000"))
+    watcher = until(
+        lambda: (tmp_path / "store").exists() and place.jobs(tmp_path / "store")[0] and place.jobs(tmp_path / "store")[1]
+    )[0]
+    kill([watcher, *place.crew()])
+    going.kill()
+    going.communicate()
+    (run,) = recorded(Store.at(tmp_path / "store"))
+
+    def states():
+        return {f["name"]: f["state"]["type"] for f in flow_states(place) if f["name"].startswith(run["id"])}
+
+    assert states()[run["id"]] == "RUNNING"
+    until(lambda: set(states().values()) <= {"CRASHED", "CANCELLED"}, 200, "the server still believes in it")
+    assert place.saint("deploy").returncode == 0
+    place.close()
+    place.open()
+
+
 def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):
     """Also what the UI's retry button does: the same flow run, scheduled again."""
     going = place.start(*place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4", "train.n_tokens=400000"))
