@@ -15,6 +15,9 @@ from artifacts.store import Store
 from flows.runs import recorded, told
 from tasks.spec import SpecError
 
+PAGES = {"report": "report.html", "compare": "sweep.html"}
+"""Stage to the page that people read of it."""
+
 
 def listed(store: Store, stage: str | None = None) -> dict[str, Any]:
     """Every artifact (or those of one stage), the oldest first, every run, and what crashed attempts left.
@@ -163,12 +166,20 @@ def verified(store: Store, names: list[str]) -> dict[str, Any]:
 
 
 def latest_reports(store: Store) -> list[Path]:
-    """The report files of the newest run that has any, one for each hookpoint. Raises ``SpecError``."""
+    """The pages of the newest run that has come to its end: of a sweep its comparison first, then one for each hookpoint.
+
+    Raises ``SpecError``.
+    """
     for run in reversed(recorded(store)):
-        pages = [_artifact(named["report"]) for named in run["wanted"].values() if "report" in named]
+        pages = sorted((_artifact(address) for address in _finals(run)), key=lambda a: a.stage != "compare")
         if pages and all(store.find(page) is not None for page in pages):
-            return [store.open(page).path / "report.html" for page in pages]
+            return [store.open(page).path / PAGES[page.stage] for page in pages]
     raise SpecError("saint report, but no run of this store has come to its report yet; saint run makes one")
+
+
+def _finals(run: dict[str, Any]) -> list[str]:
+    """Pages that a run is to end with; records of 0.1 from before sweeps name only reports."""
+    return run.get("finals") or [named["report"] for named in run["wanted"].values() if "report" in named]
 
 
 def garbage(store: Store, unwanted: bool, names: Sequence[str] = ()) -> dict[str, Any]:

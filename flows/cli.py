@@ -168,24 +168,21 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
 
 def _report(rest: list[str], debug: bool) -> int:
     from flows.audit import latest_reports
-    from flows.config import load
-    from flows.recipes import recipes
 
-    flags, names, overrides = parsed("report", rest, ABOUT["report"], open="also open it in a browser")
+    flags, names, overrides = parsed(
+        "report", rest, ABOUT["report"], open="also open it in a browser", multirun="commas in overrides sweep"
+    )
     _only_overrides(names, "report")
-    if all(override.startswith("backend.") for override in overrides):
-        found = latest_reports(looking.store_of(overrides))
-    else:
-        if code := run_once(overrides, debug):
+    if not all(override.startswith("backend.") for override in overrides):
+        if code := _run([*(["-m"] if flags.multirun else []), *overrides], debug):
             return code
-        p = load(overrides)
-        found = [p.store.open(page.artifact).path / "report.html" for page in recipes(p).finals]
-    for path in found:
+    pages = latest_reports(looking.store_of([o for o in overrides if o.startswith("backend")]))
+    for path in pages:
         print(path)
-        if flags.open:
-            import webbrowser
+    if flags.open:
+        import webbrowser
 
-            webbrowser.open(path.as_uri())
+        webbrowser.open(pages[0].as_uri())
     return 0
 
 

@@ -30,7 +30,7 @@ from prefect.states import StateType  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
 
 from flows.server import unusable  # noqa: E402
-from flows.sweep import Job, packed, stamp  # noqa: E402
+from flows.sweep import Job, packed, stamp, typed  # noqa: E402
 from tasks.spec import SpecError  # noqa: E402
 
 POOLS = {
@@ -139,7 +139,7 @@ def schedule(jobs: list[Job], name: str, cron: str, timezone: str) -> str:
         job_variables={"command": COMMAND},
         concurrency_limit=1,
         tags=["saint"],
-        description=f"saint run -m {' '.join(dict.fromkeys(o for job in jobs for o in job.overrides))}",
+        description=f"saint run {' '.join(typed([job.overrides for job in jobs]))}",
     )
     try:
         made.apply()

@@ -38,7 +38,7 @@ class PrefectLauncher(Launcher):
         """Run the jobs, or with ``dry_run`` print their plan. Raises ``SpecError``."""
         from flows.plan import plan
         from flows.running import print_plan, run
-        from flows.sweep import jobs, repeated
+        from flows.sweep import jobs, repeated, typed
 
         if self.mode not in (None, "inline", "local", "pool"):
             raise SpecError(f"hydra.launcher.mode = {self.mode!r}, but a run is inline, local or pool; use one of them")
@@ -48,8 +48,7 @@ class PrefectLauncher(Launcher):
             found = plan(each)
             print_json(found.json) if _options["json"] else print_plan(found, repeated(each))
         else:
-            typed = ["-m", *dict.fromkeys(o for overrides in job_overrides for o in overrides)]
-            _codes.append(run(each, typed, _options["debug"]))
+            _codes.append(run(each, typed(job_overrides), _options["debug"]))
         returned = []
         for overrides in job_overrides:  # for sweepers that look at results: there are none, artifacts hold them
             one = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)

@@ -13,7 +13,7 @@ from artifacts.store import Store
 from flows.plan import Plan, plan
 from flows.recipes import Wanted
 from flows.runs import RunRecord
-from flows.sweep import Job, check_stamp, packed, stamp, unpacked
+from flows.sweep import Job, check_stamp, packed, stamp, typed, unpacked
 from tasks.progress import Both, Progress
 from tasks.spec import Runtime
 
@@ -36,7 +36,7 @@ class Session:
             check_stamp(jobs, said, socket.gethostname())
         found = plan(jobs)
         if run is None:
-            return Session(jobs, found, RunRecord.new(jobs, found, _typed(jobs), mode=mode))
+            return Session(jobs, found, RunRecord.new(jobs, found, typed([job.overrides for job in jobs]), mode=mode))
         return Session(jobs, found, RunRecord.joined(jobs[0].pipeline.store, run))
 
     @property
@@ -80,8 +80,3 @@ class Session:
         finally:
             self.record.update(status, failure)
 
-
-def _typed(jobs: Sequence[Job]) -> list[str]:
-    """What a user would type for some jobs."""
-    every = list(dict.fromkeys(override for job in jobs for override in job.overrides))
-    return ["-m", *every] if len(jobs) > 1 else every

@@ -57,6 +57,16 @@ def jobs(each: Sequence[Sequence[str]]) -> list[Job]:
     return [Job(tuple(o), s, p) for o, s, p in zip(each, _settings(each, found), found, strict=True)]
 
 
+def typed(of: Sequence[Sequence[str]]) -> list[str]:
+    """What a user would type for the overrides of some jobs."""
+    values: dict[str, list[str]] = {}
+    for override in (o for overrides in of for o in overrides):
+        name, sign, value = override.partition("=")
+        if value not in values.setdefault(name + sign, []):
+            values[name + sign].append(value)
+    return [*(["-m"] if len(of) > 1 else []), *(name + ",".join(some) for name, some in values.items())]
+
+
 def split(overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, as Hydra's own sweeper makes them of ``sae.k=8,16``."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper

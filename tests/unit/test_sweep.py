@@ -8,7 +8,7 @@ import pytest
 
 from flows.plan import passes, plan
 from flows.recipes import recipes
-from flows.sweep import check_stamp, jobs, packed, repeated, split, stamp, unpacked, wanted
+from flows.sweep import check_stamp, jobs, packed, repeated, split, stamp, typed, unpacked, wanted
 from tasks.realising import lanes, units
 from tasks.spec import SpecError
 
@@ -27,6 +27,11 @@ def test_a_sweep_is_every_combination_with_what_tells_it_apart():
     assert found[1].label == "sae.expansion_factor=8" and jobs([["sae.k=4"]])[0].label == ""
     assert isinstance(found[0].settings["sae.expansion_factor"], int)  # the number, not what was typed
     assert [job.settings for job in jobs(split(["norm=rms,none"]))] == [{"norm": "rms"}, {"norm": "none"}]
+
+
+def test_what_was_typed_can_be_told_from_the_jobs():
+    assert typed(split([*GRID, "train.seed=3"])) == ["-m", *GRID, "train.seed=3"]
+    assert typed([["sae.k=4"]]) == ["sae.k=4"] and typed(split(typed(split(GRID))[1:])) == ["-m", *GRID]
 
 
 def test_what_jobs_share_is_one_node_and_one_model_pass():
