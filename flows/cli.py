@@ -173,9 +173,9 @@ def _report(rest: list[str], debug: bool) -> int:
         "report", rest, ABOUT["report"], open="also open it in a browser", multirun="commas in overrides sweep"
     )
     _only_overrides(names, "report")
-    if not all(override.startswith("backend.") for override in overrides):
-        if code := _run([*(["-m"] if flags.multirun else []), *overrides], debug):
-            return code
+    run_first = [*(["-m"] if flags.multirun else []), *overrides]
+    if not all(override.startswith("backend.") for override in overrides) and (code := _run(run_first, debug)):
+        return code
     pages = latest_reports(looking.store_of([o for o in overrides if o.startswith("backend")]))
     for path in pages:
         print(path)

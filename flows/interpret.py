@@ -24,11 +24,10 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from flows.mirror import Mirror  # noqa: E402
-from flows.realise import Lane, LaneRecord, Part, StageFailed, realise  # noqa: E402
+from flows.realise import Lane, LaneRecord, Part, StageFailed, needs_gpu, realise  # noqa: E402
 from flows.session import Session  # noqa: E402
 from tasks.progress import Both  # noqa: E402
 from tasks.realising import Outcome, lanes, make_all  # noqa: E402
-from tasks.stage import Recipe  # noqa: E402
 
 RETRY_SECONDS = 10
 
@@ -57,9 +56,9 @@ def interpret(jobs: dict[str, Any], run: str | None = None, stamp: dict[str, str
         for lane in lanes(session.plan.found):
             _call(lane, partial(_cached, lane))
         if pool:
-            from flows.pool import Lanes
+            from flows.crew import Crew
 
-            with Lanes(session, jobs, stamp) as crew:
+            with Crew(session, jobs, stamp) as crew:
                 _realise(session, Part(mine=lambda recipe: not needs_gpu(recipe), stay=crew.go_on))
                 crew.raise_failures()
         else:
@@ -80,7 +79,7 @@ def lane(
 
     It is lane ``number`` of so many; ``skip`` names artifacts that are not tried again.
     """
-    from flows.pool import began
+    from flows.crew import began
     from tasks.devices import guarded
 
     session = Session.opened(jobs, run, stamp)
@@ -112,11 +111,6 @@ def _publish_comparison(session: Session) -> None:
     page = session.wanted.finals[-1]
     if page.stage.name == "compare" and (found := session.store.find(page.artifact)) is not None:
         create_markdown_artifact(markdown(found.summary["rows"]), key="sweep", description=f"{len(session.jobs)} jobs")
-
-
-def needs_gpu(recipe: Recipe) -> bool:
-    """Whether a recipe is made by the lanes of a work pool, and not by the flow that watches over them."""
-    return "gpu" in recipe.stage.tags
 
 
 def run_here(session: Session) -> None:

@@ -1,22 +1,18 @@
-"""Runs on Prefect work pools: submitting, following, and the lanes that work on the GPUs.
+"""Runs on Prefect work pools, as their user sees them: submitting, and how they stand.
 
 Two deployments carry a run (deployments/prefect.yaml): ``interpret/pool`` watches over it and does what needs no GPU;
-``lane/gpu`` is one GPU's part, started as often as there are GPUs and work for them. What is done is read from the
-store, never from the state of a lane: a lane that crashed is a warning when nothing is missing.
+``lane/gpu`` is one GPU's part, started as often as there are GPUs and work for them
+(``flows.crew``).
 """
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import os
 import re
-import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -30,27 +26,16 @@ from prefect.client.schemas.filters import (
     LogFilterLevel,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.context import FlowRunContext
-from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.states import Cancelled
 
-from artifacts.keys import Artifact
-from artifacts.lease import boot_id, process_started
 from artifacts.store import Store
-from flows.interpret import needs_gpu
-from flows.realise import StageFailed
-from flows.runs import Events, now, recorded
+from flows.runs import recorded
 from flows.server import unusable
 from flows.session import Session
-from tasks.realising import lanes, missing, units
 from tasks.spec import SpecError
 from tasks.stage import Recipe
 
-PARENT, LANE = "interpret/pool", "lane/gpu"
-POLL_SECONDS = 2.0
-STRIKES = 3
-"""Lanes that may die one after another while nothing gets made, before a run is given up."""
+WATCHER, LANE = "interpret/pool", "lane/gpu"
 
 LOG_SECONDS = 3.0
 """After which the last lines of a job are in the server's log: they are sent in batches."""
@@ -59,7 +44,8 @@ _ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.P
 
 
 @contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
+def connected() -> Iterator[SyncPrefectClient]:
+    """A client of the server of PREFECT_API_URL. Raises ``ServerFailed``."""
     try:
         with get_client(sync_client=True) as client:
             yield client
@@ -69,18 +55,16 @@ def _client() -> Iterator[SyncPrefectClient]:
         raise (unusable(error) if "Failed to reach API" in str(error) else error) from error
 
 
-def _tag(run: str) -> str:
+def tag(run: str) -> str:
+    """What all flow runs of a run carry."""
     return f"run:{run}"
 
 
-def _flow_runs(client: SyncPrefectClient, run: str, alive: bool = True) -> list[FlowRun]:
+def flow_runs(client: SyncPrefectClient, run: str, alive: bool = True) -> list[FlowRun]:
     """Flow runs that belong to a run of ours: its lanes and the one that watches over them."""
     state = FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)) if alive else None
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(run)]), state=state)
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag(run)]), state=state)
     return client.read_flow_runs(flow_run_filter=wanted, limit=200)
-
-
-# in the process of the user
 
 
 def check(client: SyncPrefectClient) -> None:
@@ -90,7 +74,7 @@ def check(client: SyncPrefectClient) -> None:
         raise SpecError(
             "runtime.mode = 'pool', but PREFECT_API_URL names no server; start one as deployments/README.md says, or use local"
         )
-    for name in (PARENT, LANE):
+    for name in (WATCHER, LANE):
         try:
             deployment = client.read_deployment_by_name(name)
         except ObjectNotFound:
@@ -113,40 +97,41 @@ def check(client: SyncPrefectClient) -> None:
 def going(store: Store, finals: list[Recipe]) -> str | None:
     """The id of a run for these very artifacts that is going on in the pool, to join instead of submitting it twice."""
     wanted = [r.address for r in finals]
-    with _client() as client:
+    with connected() as client:
         for run in reversed(recorded(store)):
             open_ = run.get("mode") == "pool" and run["status"] in ("submitted", "running") and run.get("finals") == wanted
-            if open_ and any(_is_parent(found) for found in _flow_runs(client, run["id"])):
+            if open_ and any(is_watcher(found) for found in flow_runs(client, run["id"])):
                 return run["id"]
     return None
 
 
-def _is_parent(found: FlowRun) -> bool:
+def is_watcher(found: FlowRun) -> bool:
+    """Whether a flow run watches over a run, and is none of its lanes."""
     return "of" not in found.parameters
 
 
 def submit(session: Session) -> str:
     """Hand a session to the pool; returns where Prefect shows it. Raises ``SpecError`` and ``ServerFailed``."""
-    with _client() as client:
+    with connected() as client:
         check(client)
-        deployment = client.read_deployment_by_name(PARENT)
+        deployment = client.read_deployment_by_name(WATCHER)
         parameters = {"jobs": session.packed, "run": session.record.id, "stamp": session.stamp, "pool": True}
         found = client.create_flow_run_from_deployment(
-            deployment.id, parameters=parameters, name=session.record.id, tags=[_tag(session.record.id)]
+            deployment.id, parameters=parameters, name=session.record.id, tags=[tag(session.record.id)]
         )
         return f"{os.environ['PREFECT_API_URL'].removesuffix('/').removesuffix('/api')}/runs/flow-run/{found.id}"
 
 
 def status(run: str) -> tuple[str, str] | None:
     """Type and message of the state of the flow run that watches over a run; None when the server has none."""
-    with _client() as client:
-        found = [f for f in _flow_runs(client, run, alive=False) if _is_parent(f)]
+    with connected() as client:
+        found = [f for f in flow_runs(client, run, alive=False) if is_watcher(f)]
         if not found or found[0].state is None:
             return None
-        return found[0].state.type.value, _last_words(client, found[0])
+        return found[0].state.type.value, last_words(client, found[0])
 
 
-def _last_words(client: SyncPrefectClient, run: FlowRun) -> str:
+def last_words(client: SyncPrefectClient, run: FlowRun) -> str:
     """What a flow run ended with. One that never came as far as our code is explained by its log alone."""
     message = (run.state.message or "") if run.state else ""
     if run.state_type not in (StateType.CRASHED, StateType.FAILED):
@@ -160,160 +145,3 @@ def _last_words(client: SyncPrefectClient, run: FlowRun) -> str:
             "install the same version there, and start it by saint worker"
         )
     return message
-
-
-# in the flow that watches over the lanes
-
-
-class Lanes:
-    """The lanes of a run: started where there is work for a GPU, replaced when they die, cancelled at an error."""
-
-    def __init__(self, session: Session, jobs: Mapping[str, Any], stamp: Mapping[str, str] | None) -> None:
-        self._session, self._jobs, self._stamp = session, dict(jobs), stamp and dict(stamp)
-        self._run, self._begun = session.record.id, now()
-        self._known: set[Artifact] = set()
-        self._started: dict[Any, int] = {}
-        self._ended: set[Any] = set()
-        self._n, self._strikes, self._made = 0, 0, -1
-        self._events = Events(session.store, self._run)
-        self._told: set[str] = set()
-        self.hopeless: str | None = None
-        self._stuck = False
-        """Whether all that is missing rests on something that lanes failed to make."""
-        self._stop = threading.Event()
-        context = contextvars.copy_context()  # a thread of its own, in the flow run's context: lanes are its subflows
-        self._thread = threading.Thread(target=context.run, args=(self._watch,), name="lanes", daemon=True)
-
-    def __enter__(self) -> Lanes:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        with suppress(Exception), _client() as client:  # lanes end by themselves too, a little later
-            for run in _flow_runs(client, self._run):
-                if not _is_parent(run) and (kind is not None or run.state_type != StateType.RUNNING):
-                    client.set_flow_run_state(run.id, Cancelled(message="its run has ended"), force=kind is not None)
-
-    def go_on(self, idle_seconds: float) -> bool:
-        """Whether lanes may still make what is waited for."""
-        return self.hopeless is None and not self._stuck and self._thread.is_alive()
-
-    def raise_failures(self) -> None:
-        """Raise what lanes failed of, where something is still missing. What crashed but is made is forgotten."""
-        todo = {r.address: r for r in missing(self._session.wanted.finals, self._session.store)}
-        if not todo:
-            return
-        for event in self._failures():
-            lane = [todo[a] for a in event["artifacts"] if a in todo]
-            if lane:
-                raise StageFailed(lane, RuntimeError(f"{event['error']} (on {event['host']})"))
-        raise RuntimeError(self.hopeless or f"{len(todo)} artifacts are missing, but the lanes have ended; run it again")
-
-    def _failures(self) -> list[dict[str, Any]]:
-        self._events.new()
-        return [e for e in self._events.all if e["what"] == "failed" and e["when"] >= self._begun]
-
-    def _watch(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            try:
-                self._look()
-            except (httpx.HTTPError, PrefectException, OSError) as error:  # the server is away: lanes go on without it
-                self._note(f"the Prefect server cannot be reached ({type(error).__name__}); lanes go on, trying again")
-            except Exception as error:  # of the store, say: told where the flow ends, not lost with this thread
-                self.hopeless = " ".join(str(error).split()) or type(error).__name__
-            if self.hopeless:
-                self._session.progress.note(self.hopeless)
-                return
-
-    def _look(self) -> None:
-        """Start what lanes there is work for; count those that died."""
-        session = self._session
-        todo = missing(session.wanted.finals, session.store, self._known)
-        failed = {a for e in self._failures() for a in e["artifacts"]}
-        blocked: set[str] = set()
-        for recipe in todo:  # parents first
-            if recipe.address in failed or any(p.address in blocked for p in recipe.parents()):
-                blocked.add(recipe.address)
-        self._stuck = bool(todo) and len(blocked) == len(todo)
-        n = sum(self._n_jobs(group) for group in lanes(_ready(todo, blocked)))
-        with get_client(sync_client=True) as client:
-            alive = [run for run in _flow_runs(client, self._run) if not _is_parent(run)]
-            self._count_the_dead(client, {run.id for run in alive})
-            lost = self._lost()
-            working = [run for run in alive if str(run.id) not in lost]
-            workers = self._n_workers(client)
-        if n and not workers:
-            self._note("no worker of the work pool gpu is online; start one: saint worker --pool gpu")
-        wanted = min(n, session.runtime.lanes or max(1, workers))
-        for _ in range(wanted - len(working)):
-            self._start(wanted, sorted(failed))
-
-    @staticmethod
-    def _n_jobs(group: list[Recipe]) -> int:
-        return len(units(group)) if group[0].stage.together else 1
-
-    def _start(self, of: int, skip: list[str]) -> None:
-        number = self._n % max(of, 1)
-        parameters = {
-            "jobs": self._jobs, "run": self._run, "stamp": self._stamp, "number": number, "of": of, "skip": skip,
-        }  # fmt: skip
-        name = f"{self._run} lane {self._n}"
-        run = run_deployment(LANE, parameters=parameters, timeout=0, tags=[_tag(self._run)], flow_run_name=name)
-        self._started[run.id] = self._n
-        self._n += 1
-
-    def _count_the_dead(self, client: SyncPrefectClient, alive: set[Any]) -> None:
-        made = len(self._known)
-        if made > self._made:
-            self._made, self._strikes = made, 0
-        for id in set(self._started) - alive - self._ended:
-            self._ended.add(id)
-            run = client.read_flow_run(id)
-            state, message = run.state, _last_words(client, run)
-            if state is None or state.type == StateType.COMPLETED or "StageFailed" in message:
-                continue
-            self._session.progress.note(f"lane {self._started[id]} ended as {state.name}: {message}")
-            self._strikes += 1
-            if state.type == StateType.FAILED:  # it could not even begin: another version, another file
-                self.hopeless = f"lane {self._started[id]} failed: {message}"
-            elif self._strikes >= STRIKES:
-                self.hopeless = f"{STRIKES} lanes died in a row, but nothing was made meanwhile; the last: {message}"
-
-    def _lost(self) -> set[str]:
-        """Flow runs of lanes whose process ran on this host and is gone, whatever the server still believes."""
-        return {
-            e["flow_run"]
-            for e in self._events.all
-            if e["what"] == "lane began"
-            and e["host"] == socket.gethostname()
-            and (e["boot"] != boot_id() or process_started(e["pid"]) != e["started"])
-        }
-
-    def _n_workers(self, client: SyncPrefectClient) -> int:
-        pool = client.read_deployment_by_name(LANE).work_pool_name or ""
-        return sum(worker.status == "ONLINE" for worker in client.read_workers_for_work_pool(pool))
-
-    def _note(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self._session.progress.note(text)
-
-
-def _ready(todo: list[Recipe], blocked: set[str]) -> list[Recipe]:
-    """What lanes could make now, or are making."""
-    absent = {r.address for r in todo}
-    return [
-        r for r in todo
-        if needs_gpu(r) and r.address not in blocked and absent.isdisjoint(p.address for p in r.parents())
-    ]  # fmt: skip
-
-
-def began() -> dict[str, Any]:
-    """Which process a lane is, for whoever wants to know whether it lives."""
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    pid = os.getpid()
-    return {"flow_run": str(run.id) if run else "", "boot": boot_id(), "started": process_started(pid)}
-

@@ -136,6 +136,11 @@ def realise(
     return records
 
 
+def needs_gpu(recipe: Recipe) -> bool:
+    """Whether a recipe is made by the lanes of a work pool, and not by the flow that watches over them."""
+    return "gpu" in recipe.stage.tags
+
+
 def _free(lane: Lane, why: dict[Recipe, str | None]) -> Lane:
     """What of a lane nobody is making. Who has one recipe of a pass is about to take the rest of it."""
     return [recipe for unit in units(lane) if not any(why[r] for r in unit) for recipe in unit]

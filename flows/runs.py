@@ -157,7 +157,8 @@ def told(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     made = [e for e in every if e["what"] == "made"]
     usd = sum(e["figures"].get("usd") or 0.0 for e in made)
     failed = [_without(e, "what") for e in every if e["what"] == "failed"]
-    return {"jobs": [], **run, "lanes": lanes or run.get("lanes", []), "stages": list(_stages(made)), "failures": failed, "usd": round(usd, 4)}
+    lanes = lanes or run.get("lanes", [])  # where records of 0.1 from before sweeps have them
+    return {"jobs": [], **run, "lanes": lanes, "stages": list(_stages(made)), "failures": failed, "usd": round(usd, 4)}
 
 
 def _stages(made: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

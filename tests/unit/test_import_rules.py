@@ -54,7 +54,7 @@ def modules(*packages: str) -> list[Path]:
     return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-PREFECT = {"interpret.py", "pool.py", "deploy.py"}
+PREFECT = {"interpret.py", "pool.py", "crew.py", "deploy.py"}
 """The modules that are Prefect's side of SAINT: imported only where a run needs a server."""
 
 
