@@ -21,13 +21,12 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled
 
-from artifacts.keys import Artifact
 from artifacts.lease import boot_id, process_started
 from flows.pool import LANE, connected, flow_runs, is_watcher, last_words, tag
 from flows.realise import StageFailed, needs_gpu
 from flows.runs import Events, now
 from flows.session import Session
-from tasks.realising import lanes, missing, units
+from tasks.realising import Seen, lanes, missing, units
 from tasks.stage import Recipe
 
 POLL_SECONDS = 2.0
@@ -41,7 +40,7 @@ class Crew:
     def __init__(self, session: Session, jobs: Mapping[str, Any], stamp: Mapping[str, str] | None) -> None:
         self._session, self._jobs, self._stamp = session, dict(jobs), stamp and dict(stamp)
         self._run, self._begun = session.record.id, now()
-        self._known: set[Artifact] = set()
+        self._seen = Seen(session.store)
         self._started: dict[Any, int] = {}
         self._ended: set[Any] = set()
         self._n, self._strikes, self._made = 0, 0, -1
@@ -100,7 +99,7 @@ class Crew:
     def _look(self) -> None:
         """Start what lanes there is work for; count those that died."""
         session = self._session
-        todo = missing(session.wanted.finals, session.store, self._known)
+        todo = missing(session.wanted.finals, session.store, self._seen)
         failed = {a for e in self._failures() for a in e["artifacts"]}
         blocked: set[str] = set()
         for recipe in todo:  # parents first
@@ -135,7 +134,7 @@ class Crew:
         self._n += 1
 
     def _count_the_dead(self, client: SyncPrefectClient, alive: set[Any]) -> None:
-        made = len(self._known)
+        made = len(self._seen.there)
         if made > self._made:
             self._made, self._strikes = made, 0
         for id in set(self._started) - alive - self._ended:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt
-from artifacts.keys import Artifact, canonical_json
+from artifacts.keys import canonical_json
 from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
@@ -16,11 +16,14 @@ from flows.sweep import Job, wanted
 from tasks.asking import parsed_latents, selected
 from tasks.capture import expected
 from tasks.lms.base import Facts
-from tasks.realising import missing
+from tasks.realising import Seen, missing
 from tasks.stage import Recipe
 
 _FLOPS = 5e10
 """FLOP/s that a small CPU keeps up, for a first guess where the store has no figures of this stage yet."""
+
+_PAST = 20
+"""Artifacts of a stage whose seconds are looked at."""
 
 
 @dataclass
@@ -100,10 +103,10 @@ def plan(jobs: Sequence[Job]) -> Plan:
     """What running some jobs would take. Opens no socket, writes nothing."""
     union = wanted(jobs)
     store = jobs[0].pipeline.store
-    known: set[Artifact] = set()
-    todo = missing(union.finals, store, known)
+    seen = Seen(store)
+    todo = missing(union.finals, store, seen)
     to_make, every = set(todo), union.all()
-    found = [r for r in every if r not in to_make and (r.artifact in known or store.find(r.artifact) is not None)]
+    found = [r for r in every if r not in to_make and seen.has(r.artifact)]
     lines: dict[str, Line] = {}
     for recipe in every:
         line = lines.setdefault(recipe.stage.name, Line(recipe.stage.name, 0, 0, 0, 0))
@@ -111,14 +114,14 @@ def plan(jobs: Sequence[Job]) -> Plan:
         line.missing += recipe in to_make
     for recipe in found:
         lines[recipe.stage.name].cached += 1
-    past, told = _past(store), set[Recipe]()
+    past, told = _past(store, todo), set[Recipe]()
     n_recipes = 0
     for job in jobs:
         whole = recipes(job.pipeline).all()
         n_recipes += len(whole)
         mine = [r for r in whole if r in to_make and r not in told]
         told.update(mine)
-        _Sizes(job.pipeline, whole, mine, past).add(lines)
+        _Sizes(job.pipeline, whole, mine).add(lines)
     for line in lines.values():
         line.skipped = line.n - line.cached - line.missing
         if line.missing and line.usd is None and line.stage not in ("explain", "score"):
@@ -138,24 +141,27 @@ def _pass(recipe: Recipe) -> bytes:
     return canonical_json({"spec": spec, "inputs": recipe.input_keys})
 
 
-def _past(store: Store) -> dict[str, list[float]]:
-    """Seconds that artifacts of each stage took in this store."""
-    found: dict[str, list[float]] = {}
-    for artifact in store.artifacts():
+def _past(store: Store, todo: Sequence[Recipe]) -> dict[str, list[float]]:
+    """Seconds that artifacts of the stages to come took in this store; of each stage a few."""
+    stages = {recipe.stage.name for recipe in todo}
+    found: dict[str, list[float]] = {name: [] for name in stages}
+    for artifact in store.artifacts() if stages else ():
+        if artifact.stage not in stages or len(found[artifact.stage]) >= _PAST:
+            continue
         try:
             manifest = store.find(artifact)
         except ArtifactCorrupt:
             continue  # not one of ours, or ``missing`` would have said so: saint verify tells
         if manifest is not None:
-            found.setdefault(artifact.stage, []).append(manifest.made_by.get("seconds", 0.0))
+            found[artifact.stage].append(manifest.made_by.get("seconds", 0.0))
     return found
 
 
 class _Sizes:
     """Expected tokens, bytes, seconds and dollars of what one job has to make."""
 
-    def __init__(self, p: Pipeline, every: list[Recipe], todo: list[Recipe], past: dict[str, list[float]]) -> None:
-        self.p, self.facts, self.todo, self.past = p, p.lm.facts(), todo, past
+    def __init__(self, p: Pipeline, every: list[Recipe], todo: list[Recipe]) -> None:
+        self.p, self.facts, self.todo = p, p.lm.facts(), todo
         corpus = p.store.find(every[0].artifact)
         self.n_chars = corpus.summary["n_chars"] if corpus else p.corpus.expected_chars()
         self.d_in = self.facts.d_model if self.facts else None

@@ -15,11 +15,10 @@ from artifacts.keys import Artifact
 from artifacts.lease import busy
 from artifacts.store import Store
 from tasks.progress import Progress
-from tasks.realising import Outcome, lanes, make_all, missing, units
+from tasks.realising import Outcome, Seen, lanes, make_all, missing, units
 from tasks.spec import Runtime
 from tasks.stage import Recipe
 
-POLL_SECONDS = 0.5
 TELL_SECONDS = 5.0
 """Of having nothing to do, after which a person is told for whom we wait."""
 
@@ -78,11 +77,11 @@ def realise(
     records: list[LaneRecord] = []
     failures: list[StageFailed] = []
     stopped: set[Artifact] = set()
-    known: set[Artifact] = set()
+    seen, poll_seconds = Seen(store), store.backend.poll_seconds
     told: set[str] = set()
     idle_since = time.monotonic()
     while True:
-        todo = missing(wanted, store, known)
+        todo = missing(wanted, store, seen)
         _stop_what_rests_on(stopped, todo)
         left = [r for r in todo if r.artifact not in stopped and part.mine(r)]
         if not left:
@@ -101,7 +100,7 @@ def realise(
             for text in set(filter(None, why.values())) - told if idle > TELL_SECONDS else ():
                 told.add(text)
                 progress.note(text)
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds)
             continue
         lane = groups[part.lane * len(groups) // part.lanes]
         begun = time.monotonic()
@@ -109,6 +108,7 @@ def realise(
             outcome = submit(lane)
         except LeaseLost as error:  # we stood still and another went on: what it makes is as good as ours
             progress.note(str(error))
+            time.sleep(poll_seconds)
             continue
         except Exception as error:
             failures.append(StageFailed(lane, error))
@@ -117,8 +117,9 @@ def realise(
             if isinstance(error, StoreUnwritable):
                 break  # nothing else could be kept either
             continue
+        seen.there.update(outcome.made, outcome.hits)
         if not outcome.made and not outcome.hits:
-            time.sleep(POLL_SECONDS)  # another was faster
+            time.sleep(poll_seconds)  # another was faster
             continue
         record = LaneRecord(lane[0].stage.name, outcome.made, outcome.hits, round(time.monotonic() - begun, 2))
         records.append(record)

@@ -43,22 +43,41 @@ class Outcome:
     """Why what was left to others was left to them."""
 
 
-def missing(wanted: Sequence[Recipe], store: Store, known: set[Artifact] | None = None) -> list[Recipe]:
-    """What must be made for ``wanted``, parents first, each once. Stops walking back at what exists,
-    so that a finished SAE hides the activations it was trained on, which may be gone.
+class Seen:
+    """What was found in a store, for whoever looks again and again: what exists stays, what does not is not looked for
+    twice within ``backend.poll_seconds``."""
 
-    ``known`` remembers what was found from one call to the next, for whoever asks again and again.
-    """
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.there: set[Artifact] = set()
+        self._absent: dict[Artifact, float] = {}
+
+    def has(self, artifact: Artifact) -> bool:
+        """Whether an artifact exists, as far as is known. Raises ``ArtifactCorrupt`` for a damaged manifest."""
+        if artifact in self.there:
+            return True
+        looked = self._absent.get(artifact)
+        if looked is not None and time.monotonic() - looked < self._store.backend.poll_seconds:
+            return False
+        if self._store.find(artifact) is None:
+            self._absent[artifact] = time.monotonic()
+            return False
+        self.there.add(artifact)
+        return True
+
+
+def missing(wanted: Sequence[Recipe], store: Store, seen: Seen | None = None) -> list[Recipe]:
+    """What must be made for ``wanted``, parents first, each once. Stops walking back at what exists,
+    so that a finished SAE hides the activations it was trained on, which may be gone."""
     order: dict[Artifact, Recipe] = {}
-    seen: set[Artifact] = set()
-    known = set() if known is None else known
+    visited: set[Artifact] = set()
+    seen = seen or Seen(store)
 
     def visit(recipe: Recipe) -> None:
-        if recipe.artifact in seen:
+        if recipe.artifact in visited:
             return
-        seen.add(recipe.artifact)
-        if recipe.artifact in known or store.find(recipe.artifact) is not None:
-            known.add(recipe.artifact)
+        visited.add(recipe.artifact)
+        if seen.has(recipe.artifact):
             return
         for parent in recipe.parents():
             visit(parent)

@@ -26,6 +26,9 @@ class Backend(ABC):
     root: Path | str
     """What errors call it."""
 
+    poll_seconds: float = 0.5
+    """Between two looks for something that another process is making; longer where each look is a request that costs."""
+
     answering_since: float = 0.0
     """Time (monotonic) of the last request that failed or took long: until then others may not have been heard."""
 

@@ -35,6 +35,8 @@ TRANSFERS = 16
 class Objects(Backend):
     """A store in a bucket, with a cache on this host."""
 
+    poll_seconds = 3.0
+
     def __init__(
         self, bucket: str, prefix: str = "", endpoint: str | None = None, region: str | None = None,
         cache: str | Path = "~/.cache/saint", cache_bytes: int = 100 * 10**9, patience: float = PATIENCE_SECONDS,
