@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -155,14 +156,18 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
     launcher.register(codes, debug, "--json" in rest)
     flags = [a for a in rest if a != "--json" and ("=" not in a or a.startswith("-")) and not a.startswith("~")]
     overrides = [in_grammar(a, sweep) for a in rest if a != "--json" and a not in flags]
-    argv, sys.argv = sys.argv, ["saint run", *flags, *overrides]  # in this order: Hydra's parser knows no other
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, and go out in our words
+    scratch = tempfile.TemporaryDirectory(prefix="saint-hydra-")  # for the multirun.yaml that Hydra's sweeper leaves
+    if sweep and not any(a.startswith("hydra.sweep.dir=") for a in rest):
+        overrides.append(f"hydra.sweep.dir='{scratch.name}'")
+    argv, sys.argv = sys.argv, ["saint run", *flags, *overrides]  # in this order: Hydra's parser knows no other
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, [a for a in rest if "=" in a])) from None
     finally:
         sys.argv = argv
+        scratch.cleanup()
     return max(codes, default=0)
 
 

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Cancelling
 
 from artifacts.lease import boot_id, process_started
 from flows.pool import LANE, connected, flow_runs, is_watcher, last_words, tag
@@ -62,8 +62,12 @@ class Crew:
         self._thread.join(30)
         with suppress(Exception), connected() as client:  # lanes end by themselves too, a little later
             for run in flow_runs(client, self._run):
-                if not is_watcher(run) and (kind is not None or run.state_type != StateType.RUNNING):
-                    client.set_flow_run_state(run.id, Cancelled(message="its run has ended"), force=kind is not None)
+                if is_watcher(run):
+                    continue
+                if run.state_type != StateType.RUNNING:
+                    client.set_flow_run_state(run.id, Cancelled(message="its run has ended"))
+                elif kind is not None:
+                    client.set_flow_run_state(run.id, Cancelling(message="its run was ended"))  # its worker ends the process
 
     def go_on(self, idle_seconds: float) -> bool:
         """Whether lanes may still make what is waited for."""

@@ -13,7 +13,7 @@ import pytest
 from artifacts.store import Store
 from flows.runs import events, recorded
 from tests.servers import ROOT, post
-from tests.workplace import Workplace, children, digests, flow_states, kill, made, tidy, until, workplace
+from tests.workplace import Workplace, alive, children, digests, flow_states, kill, made, tidy, until, workplace
 
 LAYERS = "capture.hookpoints=[layers.0],[layers.1]"
 FACTORS = "sae.expansion_factor=2,4"
@@ -165,6 +165,18 @@ def test_a_run_that_died_with_its_worker_is_found_dead_by_the_server(place, tmp_
     assert place.saint("deploy").returncode == 0
     place.close()
     place.open()
+
+
+def test_a_run_that_is_cancelled_takes_its_lanes_with_it(place, tmp_path):
+    going = place.start(*place.sweep(tmp_path / "store", LAYERS, "train.n_tokens=30000000"))
+    lanes = until(lambda: (tmp_path / "store").exists() and place.jobs(tmp_path / "store")[0])
+    (run,) = recorded(Store.at(tmp_path / "store"))
+    subprocess.run([sys.executable, "-m", "prefect", "flow-run", "cancel", run["flow_run"]], env=place.env, check=True)
+    _, said = going.communicate(timeout=100)
+    assert going.returncode == 1 and "ended as cancelled" in said, said[-2000:]
+    until(lambda: not any(alive(pid) for pid in [*lanes, *place.jobs(tmp_path / "store")[0]]), 60, "a lane goes on")
+    assert recorded(Store.at(tmp_path / "store"))[0]["status"] == "interrupted"
+    assert list(Store.at(tmp_path / "store").backend.paths("leases")) == []
 
 
 def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):

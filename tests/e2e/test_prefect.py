@@ -80,6 +80,7 @@ def test_hydras_launcher_takes_all_jobs_at_once(server, world):
     done = saint(world, "run", *more, "hydra.launcher.mode=local", **env)
     assert done.returncode == 0 and "sweep.html" in done.stdout, done.stderr[-2000:]
     assert len(post(server, "/flow_runs/filter", {})) == before + 1
+    assert not (world / "multirun.yaml").exists()
     wrong = saint(world, "run", *more, "hydra.launcher.mode=moon", **env)
     assert wrong.returncode == 2 and "hydra.launcher.mode = 'moon', but a run is inline, local or pool" in wrong.stderr
 
