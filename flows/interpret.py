@@ -2,7 +2,7 @@
 
 Prefect never decides what exists: results are not persisted and its cache is off. A lane that the store already has
 is shown as a task in the state ``Cached``. Parameters are plain JSON, so that a run can be retried from Prefect's UI or by
-``prefect flow-run retry`` (with ``--entrypoint flows.interpret:interpret`` for one that had no worker).
+``prefect flow-run retry`` (with ``--entrypoint flows.interpret.interpret`` for one that had no worker).
 
 This module imports Prefect, which takes seconds: import it only where a run needs it.
 """

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -122,10 +123,17 @@ def submit(session: Session) -> str:
         return f"{os.environ['PREFECT_API_URL'].removesuffix('/').removesuffix('/api')}/runs/flow-run/{found.id}"
 
 
-def status(run: str) -> tuple[str, str] | None:
-    """Type and message of the state of the flow run that watches over a run; None when the server has none."""
+def status(run: str, flow_run: str | None = None) -> tuple[str, str] | None:
+    """Type and message of the state of the flow run that watches over a run; None when the server has none.
+
+    ``flow_run`` is its id, where it is known: one that a schedule started carries no tag of the run.
+    """
     with connected() as client:
-        found = [f for f in flow_runs(client, run, alive=False) if is_watcher(f)]
+        try:
+            found = [client.read_flow_run(UUID(flow_run))] if flow_run else flow_runs(client, run, alive=False)
+        except ObjectNotFound:
+            return None
+        found = [one for one in found if is_watcher(one)]
         if not found or found[0].state is None:
             return None
         return found[0].state.type.value, last_words(client, found[0])

@@ -170,7 +170,7 @@ def _standing(store: Store, id: str, progress: Any) -> tuple[str, str]:
         if not has_server():
             raise SpecError(f"{id} goes on in a pool, but PREFECT_API_URL names no server; export the address of yours")
         try:
-            return status(id) or ("LOST", "the Prefect server knows nothing of it")
+            return status(id, run.get("flow_run")) or ("LOST", "the Prefect server knows nothing of it")
         except ServerFailed as error:
             if time.monotonic() > limit:
                 raise

@@ -250,6 +250,8 @@ def test_a_schedule_runs_by_itself_with_the_values_it_was_given(place, tmp_path)
     assert done.returncode == 0 and "deployment interpret/nightly: 2 jobs, '* * * * *' in UTC" in done.stdout, done.stderr
     store = Store.at(tmp_path / "store")
     until(lambda: (tmp_path / "store").exists() and any(r["status"] == "done" for r in recorded(store)), 200)
+    followed = place.saint("follow", recorded(store)[0]["id"], f"backend.root={tmp_path / 'store'}")
+    assert followed.returncode == 0 and "is done" in followed.stdout
     subprocess.run([sys.executable, "-m", "prefect", "deployment", "delete", "interpret/nightly"], env=place.env, check=True)
     assert stages(store).get("train", 0) in (0, 2) and made(store)
 

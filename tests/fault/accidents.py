@@ -142,7 +142,7 @@ def the_s3_server_is_dropped(place: Workplace, server: S3, bucket: str, folder: 
     if draw.random() < 0.5:
         both[0].kill()
     (_, (code, said)) = ended(both)
-    assert code == 0, said[-3000:]
+    assert code == 0 or "has not answered" in said, said[-3000:]  # it may have been gone as the command was given
     return [*where, f"backend.cache={folder / 'third'}"]
 
 
