@@ -127,6 +127,7 @@ def test_a_lane_that_is_killed_is_replaced_and_the_run_succeeds(place, tmp_path)
     assert digests(store) == digests(Store.at(tmp_path / "quiet"))
 
 
+@pytest.mark.slow
 def test_a_lane_that_fails_is_told_once_and_what_does_not_rest_on_it_is_made(place, tmp_path):
     ran(place, place.sweep(tmp_path / "store", "capture.hookpoints=[layers.0]", mode="inline"))
     store = Store.at(tmp_path / "store")
@@ -167,6 +168,7 @@ def test_a_run_that_died_with_its_worker_is_found_dead_by_the_server(place, tmp_
     place.open()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_takes_its_lanes_with_it(place, tmp_path):
     going = place.start(*place.sweep(tmp_path / "store", LAYERS, "train.n_tokens=30000000"))
     lanes = until(lambda: (tmp_path / "store").exists() and place.jobs(tmp_path / "store")[0])
@@ -179,6 +181,7 @@ def test_a_run_that_is_cancelled_takes_its_lanes_with_it(place, tmp_path):
     assert list(Store.at(tmp_path / "store").backend.paths("leases")) == []
 
 
+@pytest.mark.slow
 def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):
     """Also what the UI's retry button does: the same flow run, scheduled again."""
     going = place.start(*place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4", "train.n_tokens=400000"))
@@ -242,6 +245,7 @@ def test_a_worker_without_the_package_is_named(place, tmp_path):
     assert list(Store.at(tmp_path / "store").artifacts()) == []
 
 
+@pytest.mark.slow
 def test_a_schedule_runs_by_itself_with_the_values_it_was_given(place, tmp_path):
     done = place.saint(
         "deploy", "--cron", "* * * * *", "--name", "nightly", "-m", *place.overrides, f"backend.root={tmp_path / 'store'}",
