@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from artifacts.backends.base import Backend
-from artifacts.errors import ArtifactBusy, LeaseLost
+from artifacts.errors import ArtifactBusy, LeaseLost, StoreUnwritable
 from artifacts.keys import Artifact
 
 FOLDER = "leases"
@@ -135,8 +135,8 @@ class Lease:
             try:
                 if not self._renew():
                     return
-            except OSError:
-                continue  # a full or slow disk: try again at the next beat, others see us stand still meanwhile
+            except (OSError, StoreUnwritable):
+                continue  # a full or slow disk, a bucket that refuses: try again at the next beat, others see us stand still meanwhile
 
     def _renew(self) -> bool:
         with self._lock:

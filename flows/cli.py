@@ -151,6 +151,8 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
         codes.append(run_once(list(HydraConfig.get().overrides.task), debug))
 
     sweep = _sweeps(rest)
+    if not sweep and (words := [a for a in rest if "=" in a and a.lstrip("+~").startswith("hydra.launcher")]):
+        raise SpecError(f"{words[0]}, but only a sweep has a launcher; add -m")
     if sweep and not any(a.startswith("hydra/launcher=") for a in rest):
         rest = [*rest, "hydra/launcher=prefect"]
     launcher.register(codes, debug, "--json" in rest)

@@ -232,6 +232,8 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
         typed = next((o for o in overrides if o.lstrip("+~").startswith(path)), path)
         hint = f"did you mean {near}?" if near else "see saint run --cfg job for all there is"
         return f"{typed}, but there is no {path} in the configuration; {hint}"
+    if found := re.search(r"Could not find '(hydra/[^'/]+)/([^']+)'", text):
+        return f"{found[1]} = {found[2]!r}, but no plugin of Hydra here is called so; use prefect, or install its plugin"
     if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, name = found[1], found[2]
         options = kinds(f"tasks.{GROUPS[group]}") if group in GROUPS else []

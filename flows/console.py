@@ -108,15 +108,15 @@ def print_json(value: Any) -> int:
     return 0
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: str = "") -> None:
-    """Rows under a header on standard output; ``right`` names the columns that hold numbers."""
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
+    """Rows under a header on standard output; ``right`` are the columns that hold numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
-        grid.add_column(name, justify="right" if name in right.split() else "left", no_wrap=name != "figures")
+        grid.add_column(name, justify="right" if name in right else "left", no_wrap=name != "figures")
     for row in rows:
         grid.add_row(*(Text(clean(str(cell))) for cell in row))
     Console(width=None if sys.stdout.isatty() else 160).print(grid)

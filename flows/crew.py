@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
@@ -22,9 +22,10 @@ from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Cancelling
 
 from artifacts.lease import boot_id, process_started
-from flows.pool import LANE, connected, flow_runs, is_watcher, last_words, tag
+from flows.pool import connected, flow_runs, is_watcher, last_words, tag
 from flows.realise import StageFailed, needs_gpu
 from flows.runs import Events, now
+from flows.server import LANE, ServerFailed
 from flows.session import Session
 from tasks.realising import Seen, lanes, missing, units
 from tasks.stage import Recipe
@@ -92,10 +93,10 @@ class Crew:
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._look()
-            except (httpx.HTTPError, PrefectException, OSError) as error:  # the server is away: lanes go on without it
-                self._note(f"the Prefect server cannot be reached ({type(error).__name__}); lanes go on, trying again")
+            except (ServerFailed, ConnectionError, httpx.HTTPError, PrefectException) as error:  # lanes go on without it
+                self._note(f"{_line(error)}; lanes go on, trying again")
             except Exception as error:  # of the store, say: told where the flow ends, not lost with this thread
-                self.hopeless = " ".join(str(error).split()) or type(error).__name__
+                self.hopeless = _line(error)
             if self.hopeless:
                 self._session.progress.note(self.hopeless)
                 return
@@ -111,7 +112,7 @@ class Crew:
                 blocked.add(recipe.address)
         self._stuck = bool(todo) and len(blocked) == len(todo)
         n = sum(self._n_jobs(group) for group in lanes(_ready(todo, blocked)))
-        with get_client(sync_client=True) as client:
+        with connected() as client:
             alive = [run for run in flow_runs(client, self._run) if not is_watcher(run)]
             self._count_the_dead(client, {run.id for run in alive})
             lost = self._lost()
@@ -172,6 +173,10 @@ class Crew:
         if text not in self._told:
             self._told.add(text)
             self._session.progress.note(text)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _ready(todo: list[Recipe], blocked: set[str]) -> list[Recipe]:

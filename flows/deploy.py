@@ -1,17 +1,20 @@
 """``saint deploy``: work pools, deployments, limits and the automation that finds dead runs, on the server of PREFECT_API_URL.
 
-Says what is so, not what to change: given twice, it does nothing the second time.
+Says what is to be so, and makes it so: given twice, the second time changes nothing that matters. What somebody changed on the
+server and had a reason for (a pool's template, the limit) stays.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flows.server import apply
 
@@ -21,7 +24,7 @@ import httpx  # noqa: E402
 from prefect.automations import Automation  # noqa: E402
 from prefect.client.orchestration import SyncPrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate  # noqa: E402
-from prefect.client.schemas.schedules import construct_schedule  # noqa: E402
+from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.deployments.runner import EntrypointType, RunnerDeployment  # noqa: E402
 from prefect.events.actions import ChangeFlowRunState  # noqa: E402
 from prefect.events.schemas.automations import EventTrigger, Posture  # noqa: E402
@@ -29,18 +32,13 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.states import StateType  # noqa: E402
 from prefect.workers.process import ProcessWorker  # noqa: E402
 
-from flows.server import unusable  # noqa: E402
+from flows.server import LANE, LLM_TAG, POOLS, WATCHER, ZOMBIES, unusable  # noqa: E402
 from flows.sweep import Job, packed, stamp, typed  # noqa: E402
 from tasks.spec import SpecError  # noqa: E402
 
-POOLS = {
-    "gpu": "stages that compute; one worker to a GPU",
-    "cpu": "runs that watch over lanes, and ask LLMs; they mostly wait",
-}
 LLM_LIMIT = 4
 """Stages that ask an LLM at a time, over all runs: prefect gcl and the UI change it."""
 
-ZOMBIES = "saint: runs that died"
 HEARTBEAT_SECONDS = 60
 ENDS = ("Completed", "Cached", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "AwaitingRetry", "Cancelling")
 
@@ -57,8 +55,8 @@ def deploy() -> list[str]:
         with get_client(sync_client=True) as client:
             for name, about in POOLS.items():
                 said.append(_pool(client, name, about))
-            client.create_concurrency_limit(tag="llm", concurrency_limit=_limit(client))
-            said.append(f"limit llm: {_limit(client)} stages that ask an LLM at a time")
+            client.create_concurrency_limit(tag=LLM_TAG, concurrency_limit=_limit(client))
+            said.append(f"limit {LLM_TAG}: {_limit(client)} stages that ask an LLM at a time")
         said += _deployments()
         said.append(zombies())
     except (httpx.HTTPError, RuntimeError) as error:
@@ -79,7 +77,7 @@ def _pool(client: SyncPrefectClient, name: str, about: str) -> str:
 def _limit(client: SyncPrefectClient) -> int:
     """What the limit is now, or what it is to be: somebody may have changed it, and had a reason."""
     try:
-        return int(client.read_concurrency_limit_by_tag("llm").concurrency_limit)
+        return int(client.read_concurrency_limit_by_tag(LLM_TAG).concurrency_limit)
     except ObjectNotFound:
         return LLM_LIMIT
 
@@ -91,7 +89,7 @@ def _deployments() -> list[str]:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise RuntimeError(f"prefect deploy: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    return ["deployment interpret/pool: a run", "deployment lane/gpu: one GPU's part of it"]
+    return [f"deployment {WATCHER}: a run", f"deployment {LANE}: one GPU's part of it"]
 
 
 def zombies(within_seconds: int = 3 * HEARTBEAT_SECONDS) -> str:
@@ -120,21 +118,30 @@ def zombies(within_seconds: int = 3 * HEARTBEAT_SECONDS) -> str:
     return f"automation {ZOMBIES!r}: after {within_seconds} s without a heartbeat a run counts as crashed"
 
 
-def schedule(jobs: list[Job], name: str, cron: str, timezone: str) -> str:
-    """Make a deployment that runs some jobs by a cron expression, never two at a time. Raises ``SpecError``."""
+def times(name: str, cron: str, timezone: str) -> CronSchedule:
+    """When a schedule of some name runs. Raises ``SpecError`` for a name, an expression or a time zone that is none."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise SpecError(f"--name {name!r}, but a deployment's name has letters, digits, dots and dashes; use such a name")
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SpecError(f"--timezone {timezone!r}, but there is no such time zone; write it as Europe/Berlin, or UTC") from None
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValueError:
+        raise SpecError(f"--cron {cron!r}, but it is no cron expression; try '0 2 * * *', every night at two") from None
+
+
+def schedule(jobs: list[Job], name: str, when: CronSchedule) -> str:
+    """Make a deployment that runs some jobs again and again, never two at a time. Raises ``ServerFailed``."""
     from flows.interpret import interpret
 
-    try:
-        times = construct_schedule(cron=cron, timezone=timezone)
-    except ValueError as error:
-        said = str(error).splitlines()[-1].strip()
-        raise SpecError(f"--cron {cron!r}, but it is no cron expression ({said}); try '0 2 * * *', every night at two") from None
     made = RunnerDeployment.from_flow(
         interpret,
         name,
         entrypoint_type=EntrypointType.MODULE_PATH,
         parameters={"jobs": packed(jobs), "run": None, "stamp": {"saint": stamp(jobs)["saint"]}, "pool": True},
-        schedules=[DeploymentScheduleCreate(schedule=times, active=True)],
+        schedules=[DeploymentScheduleCreate(schedule=when, active=True)],
         work_pool_name="cpu",
         job_variables={"command": COMMAND},
         concurrency_limit=1,
@@ -145,4 +152,5 @@ def schedule(jobs: list[Job], name: str, cron: str, timezone: str) -> str:
         made.apply()
     except (httpx.HTTPError, RuntimeError) as error:
         raise unusable(error) from error
-    return f"deployment interpret/{name}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {cron!r} in {timezone}"
+    n = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
+    return f"deployment interpret/{name}: {n}, {when.cron!r} in {when.timezone}"

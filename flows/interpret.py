@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from flows.server import apply, unusable
+from flows.server import KEPT, LLM_TAG, apply, unusable
 
 apply()  # before Prefect is imported, which reads its environment then
 
@@ -83,7 +83,7 @@ def lane(
     from tasks.devices import guarded
 
     session = Session.opened(jobs, run, stamp)
-    session.record.event("lane began", number=number, **began())
+    session.record.event("lane began", number=number, of=of, **began())
     idle, unwanted = session.runtime.lane_idle_seconds, set(skip or ())
     part = Part(
         mine=lambda recipe: needs_gpu(recipe) and recipe.address not in unwanted,
@@ -124,7 +124,7 @@ def run_here(session: Session) -> None:
     except Exception as error:
         if not _of_prefect(error):
             raise
-        raise unusable(error) from error
+        raise unusable(error, KEPT) from error
     finally:
         _current.reset(token)
 
@@ -154,7 +154,7 @@ def _call(lane: Lane, body: Callable[[], Any], retries: int = 0) -> None:
         lambda: body(),  # a closure, not arguments: Prefect would take a state among them for its data
         name=lane[0].stage.name,
         task_run_name=name,
-        tags=["llm"] if asks_llm(lane) and retries else [],
+        tags=[LLM_TAG] if asks_llm(lane) and retries else [],
         retries=retries,
         retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=worth_a_retry,

@@ -21,6 +21,8 @@ def follow(rest: list[str]) -> int:
 
     _, names, overrides = parsed("follow", rest, ABOUT["follow"])
     store = store_of(overrides)
+    if len(names) > 1:
+        raise SpecError(f"{' '.join(names)}, but saint follow shows one run at a time; name one")
     if not names or names[0] == "last":
         names = [run["id"] for run in recorded(store) if run.get("mode") == "pool"][-1:]
     if not names:
@@ -38,17 +40,18 @@ def deploy(rest: list[str]) -> int:
     flags = parser.parse_intermixed_args(rest)
     if flags.overrides and not flags.cron:
         raise SpecError(f"{flags.overrides[0]}, but only a schedule takes overrides; add --cron '0 2 * * *'")
-    each = None
+    from flows import deploy as server
+
+    each, times = None, None
     if flags.cron:  # first, so that a mistake in it is told before anything is changed
         from flows.sweep import jobs, split
 
+        times = server.times(flags.name, flags.cron, flags.timezone)
         each = jobs(split(flags.overrides) if flags.multirun else [flags.overrides])
-    from flows import deploy as server
-
     for line in server.deploy():
         print(line)
     if each is not None:
-        print(server.schedule(each, flags.name, flags.cron, flags.timezone))
+        print(server.schedule(each, flags.name, times))
     return 0
 
 
@@ -62,6 +65,9 @@ def worker(rest: list[str]) -> int:
         "--share", type=int, default=0, help="jobs at a time on each (gpu: 1, cpu: 8); on GPUs also runtime.gpu_share=true"
     )
     flags = parser.parse_args(rest)
+    for name, least in (("n", 0), ("share", 0)):
+        if (value := getattr(flags, name)) < least:
+            raise SpecError(f"--{name} {value}, but it counts workers or jobs; use {least} or more")
     return workers.worker(flags.pool, flags.n, flags.share or (8 if flags.pool == "cpu" else 1))
 
 

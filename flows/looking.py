@@ -61,7 +61,7 @@ def ls(rest: list[str]) -> int:
         (f"{r['stage']}/{r['key'][:12]}", r["when"], size(r.get("bytes")), f"{r.get('seconds') or 0:.1f}", _figures(r))
         for r in found["artifacts"]
     ]
-    table(("artifact", "when", "size", "seconds", "figures"), rows, "size seconds")
+    table(("artifact", "when", "size", "seconds", "figures"), rows, ("size", "seconds"))
     for run in found["runs"][-10:]:
         print(f"run {run['id']}: {run['status']}, {run['seconds']} s  {' '.join(run['overrides'])}")
     for orphan in found["orphans"]:
@@ -108,7 +108,7 @@ def _print_run(run: dict[str, Any]) -> None:
         (r["stage"], r["made"], f"{r['seconds']:.1f}", f"{r['tokens_per_second']:,}" if r["tokens_per_second"] else "",
          ", ".join(r["hosts"])) for r in run["stages"]
     ]  # fmt: skip
-    table(("stage", "made", "seconds", "tokens/s", "hosts"), rows, "made seconds tokens/s")
+    table(("stage", "made", "seconds", "tokens/s", "hosts"), rows, ("made", "seconds", "tokens/s"))
     for failure in run["failures"]:
         print(f"failed: {failure['stage']} on {failure['host']}: {clean(failure['error'])}")
     if run.get("error"):

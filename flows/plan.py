@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt
@@ -71,8 +71,6 @@ class Plan:
 
     passes: int = 0
     """Times that a language model goes over the text: hookpoints of one model and one text share it."""
-
-    notes: list[str] = field(default_factory=list)
 
     @property
     def json(self) -> dict[str, Any]:

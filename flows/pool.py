@@ -27,21 +27,21 @@ from prefect.client.schemas.filters import (
     LogFilterLevel,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from artifacts.store import Store
 from flows.runs import recorded
-from flows.server import unusable
+from flows.server import LANE, WATCHER, unusable
 from flows.session import Session
 from tasks.spec import SpecError
 from tasks.stage import Recipe
 
-WATCHER, LANE = "interpret/pool", "lane/gpu"
-
 LOG_SECONDS = 3.0
 """After which the last lines of a job are in the server's log: they are sent in batches."""
 
-_ALIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
+_ALIVE = [StateType(name) for name in GOING]
 
 
 @contextmanager
@@ -53,7 +53,9 @@ def connected() -> Iterator[SyncPrefectClient]:
     except (httpx.HTTPError, PrefectException) as error:
         raise unusable(error) from error
     except RuntimeError as error:
-        raise (unusable(error) if "Failed to reach API" in str(error) else error) from error
+        if "Failed to reach API" not in str(error):
+            raise
+        raise unusable(error) from error
 
 
 def tag(run: str) -> str:
@@ -65,7 +67,7 @@ def flow_runs(client: SyncPrefectClient, run: str, alive: bool = True) -> list[F
     """Flow runs that belong to a run of ours: its lanes and the one that watches over them."""
     state = FlowRunFilterState(type=FlowRunFilterStateType(any_=_ALIVE)) if alive else None
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag(run)]), state=state)
-    return client.read_flow_runs(flow_run_filter=wanted, limit=200)
+    return client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.START_TIME_ASC, limit=200)
 
 
 def check(client: SyncPrefectClient) -> None:
@@ -81,6 +83,7 @@ def check(client: SyncPrefectClient) -> None:
         except ObjectNotFound:
             raise SpecError(
                 f"runtime.mode = 'pool', but the server at {where} has no deployment {name}; make it with: saint deploy"
+                + ("" if where.rstrip("/").endswith("/api") else ", and let the address end in /api")
             ) from None
         try:
             pool = client.read_work_pool(deployment.work_pool_name or "")
@@ -96,12 +99,16 @@ def check(client: SyncPrefectClient) -> None:
 
 
 def going(store: Store, finals: list[Recipe]) -> str | None:
-    """The id of a run for these very artifacts that is going on in the pool, to join instead of submitting it twice."""
+    """The id of a run for these very artifacts that is going on in the pool, to join instead of submitting it twice.
+
+    Raises ``SpecError`` when the server has no pool to go on in.
+    """
     wanted = [r.address for r in finals]
     with connected() as client:
+        check(client)
         for run in reversed(recorded(store)):
             open_ = run.get("mode") == "pool" and run["status"] in ("submitted", "running") and run.get("finals") == wanted
-            if open_ and any(is_watcher(found) for found in flow_runs(client, run["id"])):
+            if open_ and (standing := status(run["id"], run.get("flow_run"))) and standing[0] in GOING:
                 return run["id"]
     return None
 
@@ -114,7 +121,6 @@ def is_watcher(found: FlowRun) -> bool:
 def submit(session: Session) -> str:
     """Hand a session to the pool; returns where Prefect shows it. Raises ``SpecError`` and ``ServerFailed``."""
     with connected() as client:
-        check(client)
         deployment = client.read_deployment_by_name(WATCHER)
         parameters = {"jobs": session.packed, "run": session.record.id, "stamp": session.stamp, "pool": True}
         found = client.create_flow_run_from_deployment(

@@ -99,7 +99,7 @@ def realise(
                 break
             for text in set(filter(None, why.values())) - told if idle > TELL_SECONDS else ():
                 told.add(text)
-                progress.note(text)
+                progress.note(f"{text.partition(', but')[0]}; waiting for it")
             time.sleep(poll_seconds)
             continue
         lane = groups[part.lane * len(groups) // part.lanes]

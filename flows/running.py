@@ -20,13 +20,12 @@ from flows.summary import lines
 from flows.sweep import Job, repeated
 from tasks.spec import SpecError
 
-EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
+EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
 _FOLLOW_SECONDS = 1.0
 _SERVER_SECONDS = 300.0
 """For which a server may be away while its run is followed."""
 
 _ENDED = {"done": "COMPLETED", "failed": "FAILED", "killed": "CRASHED"}
-_GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 
 
 class Terminated(KeyboardInterrupt):
@@ -129,6 +128,8 @@ def follow(store: Store, id: str, found: Plan | None = None, said: str = "") -> 
     run = record_of(store, id)
     if run is None:
         raise SpecError(f"{id}, but this store has no such run; saint ls lists those that there are")
+    from flows.pool import GOING
+
     begun, told = time.monotonic(), Events(store, id)
     try:
         if said:
@@ -140,7 +141,7 @@ def follow(store: Store, id: str, found: Plan | None = None, said: str = "") -> 
                     bar.advance(event["what"] == "made")
                     if line := told_as(event):
                         progress.note(clean(line))
-                if state[0] not in _GOING:
+                if state[0] not in GOING:
                     break
                 time.sleep(_FOLLOW_SECONDS)
     except KeyboardInterrupt:
@@ -198,7 +199,7 @@ def told_as(event: dict[str, Any]) -> str:
         case "waiting" | "device taken" | "device freed":
             return f"{where}: {event['what']} {'for ' if event['what'] == 'waiting' else ''}{event['device']}"
         case "lane began":
-            return f"lane {event['number']} began on {where}"
+            return f"a lane began on {where}, at part {event['number'] + 1} of {event.get('of', 1)}"
     return ""
 
 
@@ -228,7 +229,7 @@ def print_plan(found: Plan, notes: Sequence[str] = ()) -> None:
     for note in notes:
         print(note)
     header = ("stage", "artifacts", "found", "to make", "tokens", "bytes", "time", "cost")
-    table(header, rows, "artifacts found to make tokens bytes time cost")
+    table(header, rows, header[1:])
     total = found.json["total"]
     if found.todo:
         cost = "a cost that nobody knows yet" if total["usd"] is None else f"${total['usd']:,.2f}"
@@ -249,7 +250,7 @@ def print_summary(store: Store, found: Plan, seconds: float) -> None:
 
         opened = store.open(page.artifact)
         header, rows = compared(opened.summary["rows"])
-        table(header, rows, " ".join(header[1:]))
+        table(header, rows, header[1:])
         print(f"sweep: {opened.path / 'sweep.html'}")
     else:
         for label, named in found.wanted.named.items():

@@ -119,7 +119,12 @@ def _read(store: Store, path: str) -> dict[str, Any] | None:
     if data is None:
         return None
     run = json.loads(data)
-    return {**run, "status": "killed"} if run["status"] == "running" and _gone(run) else run
+    if run["status"] != "running":
+        return run
+    if _gone(run):
+        return {**run, "status": "killed"}
+    begun = datetime.fromisoformat(run["when"].replace("Z", "+00:00"))
+    return {**run, "seconds": round((datetime.now(UTC) - begun).total_seconds(), 1)}
 
 
 class Events:
@@ -128,20 +133,22 @@ class Events:
     def __init__(self, store: Store, id: str) -> None:
         self._store, self._id = store, id
         self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
         self.all: list[dict[str, Any]] = []
         """All that was told so far, in the order of time."""
 
     def new(self) -> list[dict[str, Any]]:
         """What was told since the last look."""
         found: list[dict[str, Any]] = []
-        for path in self._store.backend.paths(f"{FOLDER}/{self._id}"):
-            seen = self._seen.get(path, 0)
-            if seen < _EVENTS_PER_FILE:
-                lines = (self._store.backend.read(path) or b"").splitlines()
-                found += [json.loads(line) for line in lines[seen:]]
-                self._seen[path] = len(lines)
-        found.sort(key=lambda event: event["when"])
-        self.all = sorted(self.all + found, key=lambda event: event["when"])
+        with self._lock:
+            for path in self._store.backend.paths(f"{FOLDER}/{self._id}"):
+                seen = self._seen.get(path, 0)
+                if seen < _EVENTS_PER_FILE:
+                    lines = (self._store.backend.read(path) or b"").splitlines()
+                    found += [json.loads(line) for line in lines[seen:]]
+                    self._seen[path] = len(lines)
+            found.sort(key=lambda event: event["when"])
+            self.all = sorted(self.all + found, key=lambda event: event["when"])
         return found
 
 

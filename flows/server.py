@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import os
 
+POOLS = {
+    "gpu": "stages that compute; one worker to a GPU",
+    "cpu": "runs that watch over lanes, and ask LLMs; they mostly wait",
+}
+WATCHER, LANE = "interpret/pool", "lane/gpu"
+"""Deployments, as deployments/prefect.yaml has them."""
+
+ZOMBIES = "saint: runs that died"
+LLM_TAG = "llm"
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -37,11 +47,12 @@ class ServerFailed(RuntimeError):
     """Prefect's server could not be used. What was committed stays."""
 
 
-def unusable(error: BaseException) -> ServerFailed:
-    """An error of Prefect's or its HTTP client's in our grammar."""
+KEPT = "the run could not be kept there", "start that server, unset the variable, or use runtime.mode=inline"
+ASKED = "it gives no answer that helps", "start that server, or correct the address (it ends in /api)"
+
+
+def unusable(error: BaseException, what: tuple[str, str] = ASKED) -> ServerFailed:
+    """An error of Prefect's or its HTTP client's in our grammar: what could not be had of the server, and what to do."""
     where = os.environ.get("PREFECT_API_URL", "")
     said = str(error).strip().splitlines() or [type(error).__name__]
-    return ServerFailed(
-        f"PREFECT_API_URL = {where!r}, but the run could not be kept there ({said[0]}); start that server, "
-        "unset the variable, or use runtime.mode=inline"
-    )
+    return ServerFailed(f"PREFECT_API_URL = {where!r}, but {what[0]} ({said[0]}); {what[1]}")

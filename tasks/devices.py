@@ -108,7 +108,7 @@ def _taken(name: str, share: bool, progress: Progress) -> IO[bytes]:
         except BlockingIOError:
             if not told:
                 told = True
-                progress.note(f"{name} is used by {_holder(path)}, but one job at a time may use it; waiting for it")
+                progress.note(f"{name} is used by {holder(path)}, but one job at a time may use it; waiting for it")
                 progress.event("waiting", device=name)
             time.sleep(POLL_SECONDS)
     if not share:
@@ -119,7 +119,8 @@ def _taken(name: str, share: bool, progress: Progress) -> IO[bytes]:
     return file
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
+    """Who holds a guard, for people."""
     try:
         record = json.loads(path.read_bytes())
         return f"process {record['pid']} since {record['since']}"

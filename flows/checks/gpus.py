@@ -84,7 +84,7 @@ def guards(folder: Path | None = None) -> Iterator[Check]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield Check("device", "ok", f"{path.stem} is held by {devices._holder(path)}; a second job waits for it")
+                yield Check("device", "ok", f"{path.stem} is held by {devices.holder(path)}; a second job waits for it")
 
 
 def _number(version: str) -> float:

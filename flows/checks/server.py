@@ -14,13 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flows.checks.base import Check, Status
+from flows.server import LANE, LLM_TAG, POOLS, WATCHER, ZOMBIES
 
 TIMEOUT_SECONDS = 3.0
-# As flows.deploy and deployments/prefect.yaml have them; importing the former would import Prefect.
-POOLS = ("gpu", "cpu")
-DEPLOYMENTS = ("interpret/pool", "lane/gpu")
-AUTOMATION = "saint: runs that died"
-LIMIT = "llm"
+DEPLOYMENTS = (WATCHER, LANE)
 
 SKEW_SECONDS = 5.0
 """A server further away in time than this takes workers for dead, and runs for late."""
@@ -41,7 +38,7 @@ def server(environ: Mapping[str, str], pooled: bool = False, asks_llm: bool = Fa
     import httpx
 
     try:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, headers=_headers(environ), follow_redirects=True) as client:
+        with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers(environ), follow_redirects=True) as client:
             yield from Server(client, url).checks("wrong" if pooled else "warning", asks_llm)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         said = f"PREFECT_API_URL = {url!r}, but it does not answer ({str(error) or type(error).__name__})"
@@ -63,7 +60,7 @@ class _Refused(_Strange):
     todo = "set PREFECT_API_AUTH_STRING (or PREFECT_API_KEY) to what it asks for"
 
 
-def _headers(environ: Mapping[str, str]) -> dict[str, str]:
+def headers(environ: Mapping[str, str]) -> dict[str, str]:
     """What Prefect's own client sends to a server that asks for a password."""
     if password := environ.get("PREFECT_API_AUTH_STRING"):
         return {"Authorization": "Basic " + base64.b64encode(password.encode()).decode()}
@@ -185,19 +182,19 @@ class Server:
         return Check("deployments", "ok", ", ".join(found) + (f" of version {version}" if all(told.values()) else ""))
 
     def automation(self) -> Check:
-        found = self.ask("/automations/filter", {"automations": {"name": {"any_": [AUTOMATION]}}}) or []
+        found = self.ask("/automations/filter", {"automations": {"name": {"any_": [ZOMBIES]}}}) or []
         if any(one.get("enabled") for one in found):
-            return Check("dead runs", "ok", f"the automation {AUTOMATION!r} is on")
+            return Check("dead runs", "ok", f"the automation {ZOMBIES!r} is on")
         what = "is off" if found else "is not there"
-        said = f"the automation {AUTOMATION!r} {what}: a run whose machine died stays Running for ever"
+        said = f"the automation {ZOMBIES!r} {what}: a run whose machine died stays Running for ever"
         return Check("dead runs", "warning", said, "saint deploy")
 
     def limit(self, asks_llm: bool) -> Iterator[Check]:
-        found = self.ask(f"/concurrency_limits/tag/{LIMIT}")
+        found = self.ask(f"/concurrency_limits/tag/{LLM_TAG}")
         if found is not None:
-            yield Check("llm limit", "ok", f"at most {found['concurrency_limit']} stages with the tag {LIMIT} at once")
+            yield Check("llm limit", "ok", f"at most {found['concurrency_limit']} stages with the tag {LLM_TAG} at once")
         elif asks_llm:
-            said = f"no limit on the tag {LIMIT}: every stage that asks the LLM asks at once"
+            said = f"no limit on the tag {LLM_TAG}: every stage that asks the LLM asks at once"
             yield Check("llm limit", "warning", said, "saint deploy")
 
 

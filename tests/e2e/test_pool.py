@@ -263,7 +263,11 @@ def test_a_schedule_runs_by_itself_with_the_values_it_was_given(place, tmp_path)
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["deploy", "--cron", "at noon"], "--cron 'at noon', but it is no cron expression"),
+        (["deploy", "--cron", "at noon"], "--cron 'at noon', but it is no cron expression; try"),
+        (["deploy", "--cron", "0 2 * * *", "--timezone", "Europe/Berln"], "--timezone 'Europe/Berln', but there is no such"),
+        (["deploy", "--cron", "0 2 * * *", "--name", "a/b"], "--name 'a/b', but a deployment's name has letters"),
+        (["worker", "--pool", "nonesuch"], "--pool 'nonesuch', but the server at http://127.0.0.1"),
+        (["worker", "--n", "-1"], "--n -1, but it counts workers or jobs; use 0 or more"),
         (["deploy", "sae.k=3"], "sae.k=3, but only a schedule takes overrides; add --cron"),
         (["follow", "nonesuch"], "nonesuch, but this store has no such run"),
     ],
@@ -286,6 +290,33 @@ def test_a_pool_or_deployment_that_is_not_there_is_told_before_work_starts(place
     done = place.saint(*arguments, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0")
     assert done.returncode == 1 and "PREFECT_API_URL = 'http://127.0.0.1:9/api', but" in done.stderr
     assert list(Store.at(tmp_path / "store").artifacts()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaf", [False, True], ids=["as a service", "from a shell that ignores SIGINT"])
+def test_workers_that_are_told_to_stop_let_their_jobs_end(place, tmp_path, deaf):
+    place.close()
+    place.employ("cpu")
+    if deaf:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    place.employ("gpu", "--n", "2")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    going = place.start(*place.sweep(tmp_path / "store", LAYERS, "train.n_tokens=1500000"))
+    until(lambda: (tmp_path / "store").exists() and place.jobs(tmp_path / "store")[0])
+    time.sleep(5)
+    worker = place.workers["gpu"]
+    worker.terminate()
+    lanes = place.jobs(tmp_path / "store")[0]
+    assert any(alive(pid) for pid in lanes) and worker.poll() is None
+    assert worker.wait(150) == 0 and not any(alive(pid) for pid in lanes)
+    store = Store.at(tmp_path / "store")
+    assert not any(e["what"] == "failed" for e in events(store, recorded(store)[-1]["id"]))
+    place.employ("gpu", "--n", "2")
+    _, said = going.communicate(timeout=150)
+    assert going.returncode == 0, said[-2000:]
+    assert set(made(store).values()) == {1}
+    place.close()
+    place.open()
 
 
 def test_a_stopped_worker_is_started_again(place):

@@ -265,8 +265,8 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again():
 
 
 def test_a_password_is_sent_as_prefect_sends_it():
-    assert server._headers({"PREFECT_API_AUTH_STRING": "admin:pass"}) == {"Authorization": "Basic YWRtaW46cGFzcw=="}
-    assert server._headers({}) == {}
+    assert server.headers({"PREFECT_API_AUTH_STRING": "admin:pass"}) == {"Authorization": "Basic YWRtaW46cGFzcw=="}
+    assert server.headers({}) == {}
 
 
 # --- the store
