@@ -30,8 +30,8 @@ def ours(monkeypatch) -> str:
     """Names of our own for all that doctor looks for: the server belongs to other tests too."""
     monkeypatch.setattr(checking, "POOLS", ("doctor-gpu", "doctor-cpu"))
     monkeypatch.setattr(checking, "DEPLOYMENTS", ("doctor/pool",))
-    monkeypatch.setattr(checking, "AUTOMATION", "doctor: runs that died")
-    monkeypatch.setattr(checking, "LIMIT", "doctor-llm")
+    monkeypatch.setattr(checking, "ZOMBIES", "doctor: runs that died")
+    monkeypatch.setattr(checking, "LLM_TAG", "doctor-llm")
     return f"saint-{metadata.version('saint-sae')}"
 
 

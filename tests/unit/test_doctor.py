@@ -142,7 +142,7 @@ GOOD = {
         for pool in server.POOLS
     },
     **{f"/deployments/name/{name}": {"tags": [f"saint-{metadata.version('saint-sae')}"]} for name in server.DEPLOYMENTS},
-    "/automations/filter": [{"name": server.AUTOMATION, "enabled": True}],
+    "/automations/filter": [{"name": server.ZOMBIES, "enabled": True}],
     "/concurrency_limits/tag/llm": {"concurrency_limit": 2},
 }
 
@@ -192,7 +192,7 @@ def test_names_are_those_that_deploy_makes():
     found = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
     names = [f"{one['entrypoint'].rpartition('.')[2]}/{one['name']}" for one in found]
     assert sorted(server.DEPLOYMENTS) == sorted(names)
-    assert set(server.POOLS) == set(deploy.POOLS) and server.AUTOMATION == deploy.ZOMBIES
+    assert set(server.POOLS) == set(deploy.POOLS) and server.ZOMBIES == deploy.ZOMBIES
     untagged = {f"/deployments/name/{name}": {"tags": ["saint"]} for name in names}
     assert told(**untagged)["deployments"][:2] == ("ok", ", ".join(server.DEPLOYMENTS))
 
