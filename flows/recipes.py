@@ -9,12 +9,14 @@ from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import evaluate
 from tasks.explain import ExplainSpec, explain
+from tasks.explainers.base import Explainer
 from tasks.kinds import validated
 from tasks.mine import mine, mine_shard
 from tasks.normalise import NormaliseSpec, normalise
 from tasks.provide import ProvideSpec, provide
 from tasks.report import report
 from tasks.score import ScoreSpec, score
+from tasks.scorers.base import Scorer
 from tasks.stage import Recipe
 from tasks.train import train
 
@@ -62,14 +64,20 @@ def recipes(p: Pipeline) -> Wanted:
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
         surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in training + test]
         mined = mine(p.mine, sae=sae, lm=lm, surveys=surveys)
+        extra = {"lm": lm, "sae": sae}
+
+        def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
+            return {name: extra[name] for name in sorted(kind.INPUTS)}
+
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
-        explained = explain(spec, mine=mined)
+        explained = explain(spec, mine=mined, **inputs(p.explainer))
         scores = [
             score(
                 validated(ScoreSpec, {**p.score, "scorer": scorer, "client": p.client}, "score"),
                 mine=mined,
                 explain=explained,
+                **inputs(scorer),
             )
             for scorer in p.scorers
         ]

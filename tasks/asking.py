@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from tasks.lazy import pa, pq
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
+    from tasks.explainers.base import LatentExamples
     from tasks.stage import Job
 
 T = TypeVar("T")
@@ -57,6 +59,19 @@ def selected(latents: str | Sequence[int], n_latents: int, where: str = "explain
             f"{where} = {list(latents)}, but the SAE has latents 0 to {n_latents - 1}; leave out {max(latents)}"
         )
     return list(latents)
+
+
+def shown(job: Job, latents: Sequence[int]) -> Iterator[LatentExamples]:
+    """All that explainers and scorers may know of some latents, in ascending order; bounded memory."""
+    from tasks.mine import examples
+
+    amplified = {}
+    if "amplify" in job.inputs:
+        from tasks.amplify import amplified as read
+
+        amplified = read(job.one("amplify"))
+    for found in examples(job.one("mine"), list(latents)):
+        yield dataclasses.replace(found, amplified=amplified[found.latent]) if found.latent in amplified else found
 
 
 class Questions(Iterable[Request]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator
 
-from tasks.asking import Bill, Rows, Troubles, ask, parsed_latents, selected
+from tasks.asking import Bill, Rows, Troubles, ask, parsed_latents, selected, shown
 from tasks.clients.base import Client, Request
 from tasks.explainers.base import Explainer, Explanation, LatentExamples
 from tasks.lazy import pa, pq
@@ -35,9 +35,10 @@ class ExplainSpec(Spec):
 
 @stage("explain", version=1, tags=("llm",))
 def explain(job: Job[ExplainSpec]) -> Summary:
-    """One explanation, or the reason why there is none, for each chosen latent. Input: ``mine``."""
-    from tasks.mine import examples
+    """One explanation, or the reason why there is none, for each chosen latent.
 
+    Inputs: ``mine``, and what the explainer names in ``INPUTS``.
+    """
     spec, mined = job.spec, job.one("mine")
     explainer, client = spec.explainer, spec.client
     if explainer.NEEDS_CLIENT and client is None:
@@ -51,7 +52,7 @@ def explain(job: Job[ExplainSpec]) -> Summary:
         return troubles.around(found.latent, lambda: explainer.requests(found), lambda why: [])
 
     def questions() -> Iterator[Request]:
-        for found in examples(mined, list(latents)):
+        for found in shown(job, list(latents)):
             yield from requests_of(found)
 
     client = client if explainer.NEEDS_CLIENT else None
@@ -62,7 +63,7 @@ def explain(job: Job[ExplainSpec]) -> Summary:
         Rows(job.out / "explanations.parquet", _schema()) as rows,
         job.progress.bar("explain", len(latents), "latents") as bar,
     ):
-        for found in examples(mined, list(latents)):
+        for found in shown(job, list(latents)):
             digests = [] if client is None else [client.digest(request) for request in requests_of(found)]
             mine = [replies[digest] for digest in digests]
             if found.latent in troubles.found:

@@ -13,15 +13,19 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 from random import Random
+from typing import TYPE_CHECKING
 
-from tasks.asking import Bill, Rows, Troubles, ask
+from tasks.asking import Bill, Rows, Troubles, ask, shown
 from tasks.clients.base import Client, Reply, Request
 from tasks.explain import explanations
 from tasks.explainers.base import Explanation, LatentExamples
 from tasks.lazy import pa
-from tasks.scorers.base import Score, Scorer
+from tasks.scorers.base import Bench, Score, Scorer
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
+
+if TYPE_CHECKING:
+    from tasks.steering.subject import Subject
 
 
 class ScoreSpec(Spec):
@@ -42,17 +46,18 @@ class ScoreSpec(Spec):
 
 @stage("score", version=1, tags=("llm",))
 def score(job: Job[ScoreSpec]) -> Summary:
-    """One score, or the reason why there is none, per explanation. Inputs: ``mine``, ``explain``."""
-    from tasks.mine import examples
+    """One score, or the reason why there is none, per explanation.
 
-    spec, mined = job.spec, job.one("mine")
+    Inputs: ``mine``, ``explain``, and what the scorer names in ``INPUTS``.
+    """
+    spec = job.spec
     explained = explanations(job.one("explain"))
-    work = _Scoring(spec, explained)
+    work = _Scoring(spec, explained, bench_of(job))
     replies: dict[str, Reply] = {}
     if spec.client is not None and any(work.asks(e) for e in explained.values() if e.status == "ok"):
 
         def questions() -> Iterator[Request]:
-            for found in examples(mined, list(explained)):
+            for found in shown(job, list(explained)):
                 for which, explanation in enumerate(work.pair(found.latent)):
                     yield from work.requests(which, explanation, found)
 
@@ -64,7 +69,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
         job.progress.bar(f"score {work.name}", len(explained), "latents") as bar,
     ):
-        for found in examples(mined, list(explained)):
+        for found in shown(job, list(explained)):
             own = Bill()
             scores = [work.score(i, e, found, replies, own, bill) for i, e in enumerate(work.pair(found.latent))]
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
@@ -96,11 +101,26 @@ def score(job: Job[ScoreSpec]) -> Summary:
     }
 
 
+def bench_of(job: Job[ScoreSpec]) -> Bench:
+    """The bench that a scoring stage's scorers measure on."""
+
+    def open_subject() -> Subject:
+        from tasks.lm.language_model import LanguageModel
+        from tasks.lm.loading import device_of
+        from tasks.steering.subject import Subject
+        from tasks.trained import TrainedSAE
+
+        sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
+        return Subject(LanguageModel.open(job.one("lm"), job.runtime), sae)
+
+    return Bench(job.runtime, open_subject)
+
+
 class _Scoring:
     """The scorer with its client, its controls, and the trouble that single latents made."""
 
-    def __init__(self, spec: ScoreSpec, explained: dict[int, Explanation]) -> None:
-        self.scorer, self.client, self.seed = spec.scorer, spec.client, spec.seed
+    def __init__(self, spec: ScoreSpec, explained: dict[int, Explanation], bench: Bench) -> None:
+        self.scorer, self.client, self.seed, self.bench = spec.scorer, spec.client, spec.seed, bench
         self.name = str(getattr(spec.scorer, "kind", type(spec.scorer).__name__))
         self.explained = explained
         self.partners = partners(explained, spec.seed) if spec.control else {}
@@ -136,7 +156,7 @@ class _Scoring:
             return Score(found.latent, "errored", extra={"error": str(error)})
         return self.troubles.around(
             (found.latent, which),
-            lambda: self.scorer.score(mine, explanation, found, self.seed),
+            lambda: self.scorer.score(mine, explanation, found, self.seed, self.bench),
             lambda why: Score(found.latent, "errored", extra={"error": why}),
         )
 
@@ -206,6 +226,8 @@ def _answers_schema() -> pa.Schema:
             ("truth", pa.bool_()),
             ("predicted", pa.bool_()),
             ("quantile", pa.int32()),
+            ("probability", pa.float64()),
+            ("group", pa.string()),
             ("control", pa.bool_()),
         ]
     )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from artifacts.keys import canonical_json, digest_of
 from tasks.spec import Runtime, Spec
@@ -32,9 +32,14 @@ class Request:
     max_tokens: int = 1024
     """Most tokens of the answer, thinking included."""
 
+    logprobs: int = 0
+    """Alternatives wanted at each token of the answer, with their log-probabilities, from clients that can give them
+    (``Client.GIVES_LOGPROBS``); others answer without."""
+
     @cached_property
     def payload(self) -> dict[str, Any]:
-        return {"system": self.system, "user": self.user, "schema": self.schema, "max_tokens": self.max_tokens}
+        asked = {"system": self.system, "user": self.user, "schema": self.schema, "max_tokens": self.max_tokens}
+        return {**asked, "logprobs": self.logprobs} if self.logprobs else asked
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,17 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0
+
+
+class TokenLogprobs(NamedTuple):
+    """One token of an answer, and what else might have stood there."""
+
+    token: str
+    logprob: float
+    """Natural logarithm."""
+
+    top: dict[str, float]
+    """The likeliest tokens there, with their log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,9 @@ class Reply:
     reused: bool = False
     """True when the journal had it, so nothing was paid now."""
 
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    """One per token of ``text``, where they were asked for and the client gives them."""
+
     def json(self) -> Any:
         """The answer parsed as JSON. Raises ``ValueError`` when it is not JSON."""
         return json.loads(self.text)
@@ -71,6 +90,8 @@ class Reply:
 
 class Client(Spec):
     """A kind of client. Its spec (model, effort) is what was asked of whom; addresses and limits are runtime."""
+
+    GIVES_LOGPROBS: ClassVar[bool] = False
 
     def digest(self, request: Request) -> str:
         """The content address of a request put to this client."""

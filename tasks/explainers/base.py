@@ -21,7 +21,8 @@ class Window:
     """``train`` (an explainer may see it) or ``test`` (only scorers see it)."""
 
     group: str
-    """``top``, ``quantile``, ``random`` (non-activating), ``near_miss`` (non-activating, shares the peak token)."""
+    """Of activating windows the sampler's: ``top``, ``quantile``, ``random``; of non-activating ones the kind in
+    ``tasks/negatives``: ``random``, ``near_miss``, ``decoder``, ``encoder``, ``cooccurrence``, ``embedding``."""
 
     quantile: int
     """0 is the strongest; -1 for non-activating windows."""
@@ -39,6 +40,12 @@ class Window:
     starts_context: bool = False
     """Whether the first token is also the first of its context."""
 
+    neighbour: int = -1
+    """Of a non-activating window drawn for a similar latent: that latent; else -1."""
+
+    similarity: float | None = None
+    """How alike the neighbour is, 1 for equal; None without one."""
+
     @property
     def activating(self) -> bool:
         return max(self.values, default=0.0) > 0
@@ -46,6 +53,28 @@ class Window:
     @property
     def text(self) -> str:
         return "".join(self.tokens)
+
+
+@dataclass(frozen=True)
+class Amplified:
+    """What a language model does when a latent is amplified, beside what it does untouched (stage ``amplify``)."""
+
+    strength: float
+    """Multiple of the latent's largest activation that was added along its decoder row."""
+
+    kl: float
+    """Mean KL divergence in nats of next-token distributions, amplified from untouched."""
+
+    raised: tuple[tuple[str, float], ...]
+    """Tokens whose probability rises most, with the rise, mean over prompts; most first."""
+
+    lowered: tuple[tuple[str, float], ...]
+    prompts: tuple[str, ...]
+    untouched: tuple[str, ...]
+    """A continuation of each prompt by the model as it is."""
+
+    steered: tuple[str, ...]
+    """A continuation of each prompt with the latent amplified; same seed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,9 @@ class LatentExamples:
     suppressed: tuple[tuple[str, float], ...] = ()
     background: dict[str, Any] = field(default_factory=dict)
     """Corpus-wide facts shared by all latents, such as token counts."""
+
+    amplified: Amplified | None = None
+    """Only for kinds with ``amplify`` among their ``INPUTS``, and latents that were amplified."""
 
     def train(self, activating: bool) -> list[Window]:
         return [w for w in self.windows if w.split == "train" and w.activating == activating]
@@ -99,6 +131,9 @@ class Explainer(Spec):
     """A kind of explainer. Pure: it makes requests and reads replies."""
 
     NEEDS_CLIENT: ClassVar[bool] = True
+
+    INPUTS: ClassVar[frozenset[str]] = frozenset()
+    """Artifacts that it rests on beside ``mine``: ``amplify``."""
 
     def requests(self, examples: LatentExamples) -> list[Request]:
         """The requests that ask an LLM for an explanation; empty for explainers that need none."""

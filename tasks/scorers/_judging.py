@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, Window, printable
-from tasks.scorers.base import Answer, Score, Scorer, balanced_accuracy
+from tasks.scorers.base import Answer, Bench, Score, Scorer, balanced_accuracy
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -79,7 +79,14 @@ class Judged(Scorer):
             for part in packed(shown, self.windows_per_request)
         ]
 
-    def score(self, replies: list[Reply], explanation: Explanation, examples: LatentExamples, seed: int) -> Score:
+    def score(
+        self,
+        replies: list[Reply],
+        explanation: Explanation,
+        examples: LatentExamples,
+        seed: int,
+        bench: Bench | None = None,
+    ) -> Score:
         if explanation.status != "ok":
             return Score(examples.latent, "no_explanation")
         windows = self.chosen(examples, seed)
@@ -105,7 +112,7 @@ class Judged(Scorer):
 
 def scored(latent: int, windows: Sequence[Window], predicted: Sequence[bool | None], trouble: str) -> Score:
     """The score of some judgements. ``trouble`` is its status where a class was left without any."""
-    answers = tuple(Answer(w.window_id, w.activating, p, w.quantile) for w, p in zip(windows, predicted, strict=True))
+    answers = tuple(Answer(w.window_id, w.activating, p, w.quantile, group=w.group) for w, p in zip(windows, predicted, strict=True))
     known = [answer for answer in answers if answer.predicted is not None]
     n, n_positive = len(known), sum(answer.truth for answer in known)
     accuracy = balanced_accuracy(known)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples
-from tasks.spec import Spec
+from tasks.spec import Runtime, Spec
+
+if TYPE_CHECKING:
+    from tasks.steering.subject import Subject
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,12 @@ class Answer:
 
     quantile: int = -1
 
+    probability: float | None = None
+    """The judge's, that the answer is yes, where it gives one; or the number that a measuring scorer gave the window."""
+
+    group: str = ""
+    """The window's: which sort of non-activating windows is told apart how well."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -34,7 +46,7 @@ class Score:
     when none could be read (``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``)."""
 
     value: float | None = None
-    """Balanced accuracy, 0 to 1; chance is 0.5."""
+    """In the scorer's ``METRIC``: the more the better; a scorer of no worth comes to ``CHANCE``."""
 
     low: float | None = None
     high: float | None = None
@@ -49,8 +61,38 @@ class Score:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class Bench:
+    """What a scorer measures with, beside the replies of an LLM. Everything is opened once, when it is first asked for."""
+
+    def __init__(self, runtime: Runtime, open_subject: Callable[[], Subject] | None = None) -> None:
+        self.runtime = runtime
+        self._open_subject = open_subject
+        self._opened: dict[Hashable, Any] = {}
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The language model and the SAE in it; for kinds with ``lm`` and ``sae`` among their ``INPUTS``."""
+        assert self._open_subject is not None, "a scorer that measures on the subject lists lm and sae in INPUTS"
+        return self._open_subject()
+
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returned the first time: a scorer's own model, loaded once for all latents."""
+        if name not in self._opened:
+            self._opened[name] = make()
+        return self._opened[name]
+
+
 class Scorer(Spec):
-    """A kind of scorer. Pure: it makes requests and reads replies."""
+    """A kind of scorer. Pure: it makes requests and reads replies, or measures on a bench that it is handed."""
+
+    METRIC: ClassVar[str] = "balanced accuracy"
+    """What ``Score.value`` is: also ``recall``, ``accuracy``, ``correlation``, ``AUROC``."""
+
+    CHANCE: ClassVar[float] = 0.5
+    """The value that an explanation without worth comes to."""
+
+    INPUTS: ClassVar[frozenset[str]] = frozenset()
+    """Artifacts that it rests on beside ``mine`` and ``explain``: ``lm``, ``sae``, ``amplify``."""
 
     def needs_client(self, explanation_has_predicate: bool) -> bool:
         """Whether an LLM must judge an explanation that has a predicate, or has none."""
@@ -60,8 +102,15 @@ class Scorer(Spec):
         """The questions to a judge; empty when the explanation's predicate answers them."""
         return []
 
-    def score(self, replies: list[Reply], explanation: Explanation, examples: LatentExamples, seed: int) -> Score:
-        """The score, from replies in the order of ``requests``."""
+    def score(
+        self,
+        replies: list[Reply],
+        explanation: Explanation,
+        examples: LatentExamples,
+        seed: int,
+        bench: Bench | None = None,
+    ) -> Score:
+        """The score, from replies in the order of ``requests`` and from what the bench measures."""
         raise NotImplementedError
 
 

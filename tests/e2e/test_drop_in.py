@@ -85,7 +85,7 @@ class Length(Scorer):
     def needs_client(self, explanation_has_predicate):
         return False
 
-    def score(self, replies, explanation, examples, seed):
+    def score(self, replies, explanation, examples, seed, bench=None):
         if explanation.status != "ok":
             return Score(examples.latent, "no_explanation")
         return Score(examples.latent, "ok", value=1 / (1 + len(explanation.label)), low=0.0, high=1.0, n=1)

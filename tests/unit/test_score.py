@@ -142,7 +142,7 @@ class Clumsy(Scorer):
     def needs_client(self, explanation_has_predicate):
         return False
 
-    def score(self, replies, explanation, examples, seed):
+    def score(self, replies, explanation, examples, seed, bench=None):
         if examples.latent == 3:
             raise ZeroDivisionError("oh")
         return Detection().score(replies, explanation, examples, seed)

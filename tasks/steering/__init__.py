@@ -1,0 +1,1 @@
+"""A language model with a latent of an SAE turned up or down."""
