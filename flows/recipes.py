@@ -64,7 +64,8 @@ def recipes(p: Pipeline) -> Wanted:
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
         surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in training + test]
         mined = mine(p.mine, sae=sae, lm=lm, surveys=surveys)
-        extra = {"lm": lm, "sae": sae}
+        extra = {"lm": lm, "sae": sae, "corpus": text}
+        p.explainer.check(sae=sae.address)
 
         def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
             return {name: extra[name] for name in sorted(kind.INPUTS)}

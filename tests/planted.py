@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from tasks.explainers.base import LatentExamples, Window
+from tasks.explainers.base import LatentExamples, Sentence, Window
 from tasks.spec import Spec
 from tasks.stage import Job, Recipe, Summary, stage
 
@@ -38,7 +38,10 @@ def latent_examples(latent: int, n: int = 12, seed: int = 0) -> LatentExamples:
         for fires in (True, False)
         for i in range(n)
     )
-    return LatentExamples(latent, 12 * n, 0.01, 10.0, windows, ((f" {word}s", 3.0),), ((" no", -2.0),))
+    texts = [w.text.strip() for w in windows if w.split == "train" and w.activating]
+    sentences = tuple(Sentence(r, text, 9.0 - i) for r in ("max", "mean", "last") for i, text in enumerate(texts[:5]))
+    promoted, suppressed = ((f" {word}s", 3.0),), ((" no", -2.0),)
+    return LatentExamples(latent, 12 * n, 0.01, 10.0, windows, promoted, suppressed, sentences=sentences)
 
 
 def dead(latent: int) -> LatentExamples:
@@ -87,11 +90,47 @@ def planted(job: Job[PlantedSpec]) -> Summary:
     pq.write_table(pa.Table.from_pylist(rows), job.out / "windows.parquet")
     pq.write_table(pa.Table.from_pylist(latents), job.out / "latents.parquet")
     pq.write_table(pa.Table.from_pylist(promoted, schema=schema), job.out / "promoted.parquet")
+    pq.write_table(pa.Table.from_pylist(_ranked(found)), job.out / "sentences.parquet")
     return {"n_latents": job.spec.n_latents}
+
+
+def _ranked(found: Sequence[LatentExamples]) -> list[dict[str, Any]]:
+    """Where the texts of all sentences stand in ``planted_corpus``: every one has a place of its own. A sentence of the
+    test split ranks highest each time."""
+    rows, at = [], 0
+    for examples in found:
+        for rank, sentence in enumerate(examples.sentences):
+            for split in ("test", "train"):
+                rows.append({
+                    "latent": examples.latent, "ranking": sentence.ranking, "rank": rank, "sentence_id": at,
+                    "document_id": 0, "split": split, "value": sentence.value,
+                })  # fmt: skip
+                at += 1
+    return rows
+
+
+@stage("planted_corpus", version=1)
+def planted_corpus(job: Job[PlantedSpec]) -> Summary:
+    """Write the sentences of a corpus artifact that ``planted`` rests on."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = []
+    for latent in range(job.spec.n_latents - job.spec.n_dead):
+        for sentence in latent_examples(latent).sentences:
+            texts += ["for scorers alone", CANARY if job.spec.canary else sentence.text]
+    table = {"text": texts, "sentence_id": list(range(len(texts)))}
+    pq.write_table(pa.table(table), job.out / "sentences.parquet", row_group_size=16)
+    return {}
 
 
 def _listed(tokens: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"token": token, "logit": logit} for token, logit in tokens]
+
+
+def corpus_of(**settings: Any) -> Recipe:
+    """The recipe of the corpus of ``world`` with the same settings."""
+    return planted_corpus(PlantedSpec(**settings))
 
 
 def world(**settings: Any) -> Recipe:
@@ -102,6 +141,11 @@ def world(**settings: Any) -> Recipe:
 def knowing(params: dict[str, Any]) -> dict[str, Any]:
     """An LLM's answer, found by looking: names the loudest word, and judges by the word that is named."""
     asked = json.loads(params["messages"][0]["content"])
+    if "tokens" in asked:
+        return {"label": f"the word {asked['tokens'][0][0].strip()}", "confidence": 0.9}
+    if "sentences" in asked:
+        common = Counter(word for text in asked["sentences"] for word in text.split() if word not in FILLER)
+        return {"label": f"the word {common.most_common(1)[0][0]}", "confidence": 0.8}
     if "active" in asked:
         loud = Counter(part[0].strip() for passage in asked["active"] for part in passage if isinstance(part, list))
         return {"reasoning": "seen", "label": f"the word {loud.most_common(1)[0][0]}", "confidence": 0.9}
