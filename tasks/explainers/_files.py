@@ -119,8 +119,8 @@ def _parquet(file: Path) -> tuple[list[Explanation], str | None, int | None]:
     parquet = pq.ParquetFile(file)
     said = (parquet.schema_arrow.metadata or {}).get(ORIGIN)
     origin = json.loads(said) if said else {}
-    sae, n_latents = origin.get("sae"), origin.get("n_latents")
-    if not (sae is None or isinstance(sae, str)) or not (n_latents is None or isinstance(n_latents, int)):
+    sae, n_latents = (origin.get(name) if isinstance(origin, dict) else ... for name in ("sae", "n_latents"))
+    if not (isinstance(sae, str | None) and isinstance(n_latents, int | None)):
         raise ValueError("its metadata do not say of which SAE it is in the way that SAINT writes it")
     known = {*_LATENT, *_LABEL, "status", "confidence", "predicate", "evidence"}
     rows = parquet.read(columns=[n for n in parquet.schema_arrow.names if n in known]).to_pylist()

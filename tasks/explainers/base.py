@@ -184,13 +184,14 @@ def last_object(text: str, fits: Callable[[Any], bool]) -> Any:
         if fits(whole := json.loads(text)):
             return whole
     decoder = json.JSONDecoder()
-    at = text.rfind("{")
-    while at >= 0:
+    at = len(text)
+    for _ in range(1000):  # what follows an answer holds fewer braces; a text of nothing else is not read for ever
+        if (at := text.rfind("{", 0, at)) < 0:
+            break
         with suppress(ValueError, RecursionError):
             found, _ = decoder.raw_decode(text, at)
             if fits(found):
                 return found
-        at = text.rfind("{", 0, at)
     return None
 
 
