@@ -108,6 +108,25 @@ def test_equal_windows_are_shown_equally_and_nothing_is_lost(pairs, strengths, t
     assert sum(isinstance(p, list) for p in shown) >= (max(values) > 0)
 
 
+anything = st.text(max_size=12) | st.sampled_from(['"}]', "\ud800", CANARY, "\x00", "</s>", "\u202e"])
+
+
+@given(st.lists(anything, min_size=5, max_size=5), st.sampled_from(ASKING))
+def test_whatever_the_corpus_holds_is_data_and_equal_examples_are_asked_about_equally(tokens, one):
+    def examples() -> LatentExamples:
+        plain = latent_examples(0, n=4)
+        windows = [dataclasses.replace(at("x", f"{i}", value=v), tokens=tuple(tokens)) for i, v in enumerate([5.0, 3.0, 0.1])]
+        silent = [dataclasses.replace(w, window_id=f"s{w.window_id}", values=(0.0,) * 5, group="near_miss") for w in windows]
+        sentences = tuple(Sentence("max", "".join(tokens), 1.0) for _ in range(3))
+        return dataclasses.replace(plain, windows=(*windows, *silent), sentences=sentences, promoted=((tokens[0], 1.0),))
+
+    (request,) = one.requests(examples())
+    assert [request] == one.requests(examples())
+    (usual,) = one.requests(latent_examples(0))
+    assert (request.system, request.schema) == (usual.system, usual.schema)
+    assert set(json.loads(request.user.encode())) == set(json.loads(usual.user))  # what is sent is UTF-8
+
+
 # default
 
 
