@@ -44,7 +44,7 @@ def interest(latents: pa.Table) -> np.ndarray:
         safe = found & (mean > 0)
         worth = worth * (1 + np.log(np.where(safe, np.maximum(largest, mean), 1.0) / np.where(safe, mean, 1.0)))
     if share is not None:
-        worth = worth * (1 - share / 2)
+        worth = worth * (1 - np.nan_to_num(share) / 2)
     return np.where(found, worth, 0.0)
 
 
