@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from tasks.lm.language_model import LanguageModel
     from tasks.trained import TrainedSAE
 
-_FEWEST_ROWS = 8
-"""Rows of a batch on a CPU at least. Products of very small matrices take another path there, and round otherwise: so
-filled up, a row comes out the same, bit for bit, however many others are beside it."""
+_ROWS = 8
+"""A CPU's batches are filled up to a multiple of it. The last few rows of a matrix product take another path, and round
+otherwise; so filled up, a row comes out the same, bit for bit, however many others are beside it (seen with MKL on
+GPT-2, GPT-NeoX and Llama with 1 to 4 threads; with more, some sizes differ in the last bit)."""
 
 _MAX_LOGITS = 2**26
 """Numbers in one batch of logits."""
@@ -86,8 +87,8 @@ class Subject:
 
         ``temperature`` 0 takes the likeliest token. Otherwise draws depend on the seed, the prompt and ``Row.sample``
         alone: two rows of one prompt that differ in what is pushed get equal draws, so that what differs between their
-        texts is the push. The same rows give the same text on one machine's CPU whatever is beside them (see
-        ``_FEWEST_ROWS``); on a GPU, kernels may round otherwise for other batches.
+        texts is the push. On a CPU a row's text does not depend on what is beside it (see ``_ROWS``); on a GPU, kernels
+        may round otherwise for other batches, and two tokens that are as likely to the last bit may change places.
         """
         texts = [""] * len(rows)
         for members, token_BT, steering in self._batches(rows, positions, n_tokens):
@@ -153,6 +154,6 @@ class Subject:
             size = max(1, min(self.batch_tokens // (length + n_more), _MAX_LOGITS // vocab_size))
             for start in range(0, len(members), len(members) if whole else size):
                 part = members[start:] if whole else members[start : start + size]
-                fill = max(0, _FEWEST_ROWS - len(part)) if self.lm.device == "cpu" else 0
+                fill = -len(part) % _ROWS if self.lm.device == "cpu" else 0
                 token = np.stack([rows[i].prompt.token_id for i in [*part, *part[:1] * fill]])
                 yield part, torch.from_numpy(token), Steering(self.sae, [rows[i] for i in part], positions)
