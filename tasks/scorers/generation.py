@@ -1,8 +1,8 @@
 """Generation: does the latent fire in texts that are written from the explanation?
 
 Kin to the clarity of FADE (2502.16994): an LLM that knows nothing but the explanation writes passages that should
-activate the latent; the language model and the SAE say whether they do. It catches explanations that are too wide, which pass wherever only found windows are judged. The blind
-control is texts written from another latent's explanation.
+activate the latent; the language model and the SAE say whether they do. It catches explanations that are too wide,
+which pass wherever only found windows are judged. The blind control is texts written from another latent's explanation.
 """
 
 from __future__ import annotations

@@ -162,13 +162,20 @@ def test_what_a_latent_does_is_explained_and_told_in_text_that_no_explainer_saw(
 # the scorers by themselves
 
 
+CAT = Explanation(0, "ok", "the word cat")
+
+
+def generated(texts, **fields):
+    reply = Reply("d", "ok", json.dumps({"texts": texts}))
+    return Generation(**fields).score([reply], CAT, latent_examples(0), 0, subjects.bench())
+
+
 def replied(answer) -> list[Reply]:
     return [Reply("d", "ok", json.dumps(answer))]
 
 
 def test_texts_with_the_word_activate_and_others_do_not():
-    examples, right = latent_examples(0), Explanation(0, "ok", "the word cat")
-    found = Generation().score(replied({"texts": ["the cat", "a cat by the", "river of a", "it was"]}), right, examples, 0, subjects.bench())
+    found = generated(["the cat", "a cat by the", "river of a", "it was"])
     assert (found.value, found.n, found.status) == (0.5, 4, "ok") and found.low < 0.5 < found.high
     assert [a.predicted for a in found.answers] == [True, True, False, False]
     assert found.base_rate == pytest.approx(1 - (0.99**2 + 0.99**4 + 0.99**3 + 0.99**2) / 4)
@@ -176,11 +183,9 @@ def test_texts_with_the_word_activate_and_others_do_not():
 
 
 def test_a_latent_that_fires_too_weakly_does_not_count():
-    examples, right = latent_examples(0), Explanation(0, "ok", "the word cat")
-    (own,) = {round(a.probability, 3) for a in Generation().score(replied({"texts": ["a cat"]}), right, examples, 0, subjects.bench()).answers}
+    (own,) = {round(answer.probability, 3) for answer in generated(["a cat"]).answers}
     for threshold, value in ((own - 0.01, 1.0), (own + 0.01, 0.0)):
-        found = Generation(threshold=threshold).score(replied({"texts": ["a cat"]}), right, examples, 0, subjects.bench())
-        assert found.value == value
+        assert generated(["a cat"], threshold=threshold).value == value
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,8 @@ def test_as_many_pairs_have_the_steered_text_first_as_second_and_equal_texts_are
     pairs = Intervention(n_pairs=20).pairs(examples, 0)
     assert len(pairs) == 8 and sum(last for *_, last in pairs) == 4
     assert all((WORDS[1] in second) == last != (WORDS[1] in first) for _, first, second, last in pairs)
-    assert pairs != Intervention(n_pairs=20).pairs(examples, 1)
+    orders = {tuple(last for *_, last in Intervention(n_pairs=20).pairs(examples, seed)) for seed in range(8)}
+    assert len(orders) > 4  # and no pattern that a judge could learn
     same = dataclasses.replace(examples.amplified, steered=examples.amplified.untouched[:10] + examples.amplified.steered[10:])
     scorer, alike = Intervention(), dataclasses.replace(examples, amplified=same)
     assert scorer.pairs(alike, 0) == [] and len(Intervention(min_pairs=3).pairs(alike, 0)) == 3
