@@ -148,10 +148,12 @@ class _Amplifying:
         from tasks.steering.push import Push, Row
         from tasks.steering.tuning import Tuned
 
-        if not block:
-            return []
         spec, subject = self.spec, self.subject
-        named = [self._prompts_of(one) for one in block]
+        # without prompts that all share, a latent may have none
+        whose = [(one, own) for one in block if (own := self._prompts_of(one))]
+        if not whose:
+            return []
+        block, named = zip(*whose, strict=True)
         prompts = [[context for _, context in own] for own in named]
         pushes = [Push(one.latent, spec.strength or 0.0, one.max_value) for one in block]
         found: list[Tuned] = [Tuned(push.strength, 0.0, True, 0) for push in pushes]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tasks.lazy import np, torch
 from tasks.lm.buckets import batches
 from tasks.lm.contexts import of_texts
+from tasks.steering.push import check_latents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +40,11 @@ def fired(subject: Subject, texts: Sequence[str], latents: Sequence[int], contex
     """Activations of some latents on each text, in order.
 
     A text is one context, cut at ``context_tokens`` (None: what the model reads at most). Rows are those that the stage
-    ``capture`` with ``context=sentence`` stores in float32, but for how products of other batch shapes round.
+    ``capture`` with ``context=sentence`` stores in float32, but for how products of other batch shapes round. Raises ``SpecError`` for a
+    latent that there is none of.
     """
     lm, sae = subject.lm, subject.sae
+    check_latents(sae, latents)
     longest = min((n for n in (context_tokens, lm.context_length) if n is not None), default=None)
     contexts = of_texts(texts, lm.tokenizer, lm.bos_token_id, longest)
     found = [Fired(c.token_id[c.keep], np.zeros((int(c.keep.sum()), len(latents)), np.float32)) for c in contexts]

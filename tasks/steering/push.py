@@ -52,15 +52,18 @@ class Row(NamedTuple):
     """Tells draws of one prompt apart: equal prompt, seed and sample, equal draws, whatever is pushed."""
 
 
+def check_latents(sae: TrainedSAE, latents: Sequence[int]) -> None:
+    """Raise ``SpecError`` for a latent that the SAE does not have."""
+    for latent in latents:
+        if not 0 <= latent < sae.n_latents:
+            raise SpecError(f"latent = {latent}, but the SAE has latents 0 to {sae.n_latents - 1}; use one of them")
+
+
 class Steering:
     """The edits of a batch of rows whose prompts are of one length."""
 
     def __init__(self, sae: TrainedSAE, rows: Sequence[Row], positions: Positions = "all") -> None:
-        for push in (push for row in rows for push in row.pushes):
-            if not 0 <= push.latent < sae.n_latents:
-                raise SpecError(
-                    f"latent = {push.latent}, but the SAE has latents 0 to {sae.n_latents - 1}; use one of them"
-                )
+        check_latents(sae, [push.latent for row in rows for push in row.pushes])
         self.sae = sae
         W_ND = sae.W_dec_ND
         turned = [i for i, row in enumerate(rows) if any(push.amount for push in row.pushes)]

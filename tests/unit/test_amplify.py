@@ -98,6 +98,8 @@ def test_a_latent_goes_on_from_its_own_silent_windows_too(inputs):
         assert len(one.prompts) == 7 and one.prompts[:4] == PLANTED and len(set(one.prompts[4:])) == 3
         assert all(len(prompt.split()) == 4 for prompt in one.prompts[4:])
     assert held[0].prompts != held[1].prompts
+    only = amplified(make(recipe(found, prompts=(), n_window_prompts=2, latents="4:6"), store))
+    assert list(only) == [4] and len(only[4].prompts) == 2
 
 
 def test_what_is_too_long_or_empty_is_told_before_any_work(inputs):

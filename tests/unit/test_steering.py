@@ -52,7 +52,7 @@ def small(tmp_path_factory):
 # what is added
 
 
-@pytest.mark.parametrize("norm", kinds("tasks.norms"))
+@pytest.mark.parametrize("norm", ["none", "mean", "rms", "token"])
 def test_what_is_added_is_the_decoder_row_in_the_models_own_units(norm):
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, 8, generator=draw) * torch.linspace(0.5, 4, 8) + 3
@@ -290,6 +290,8 @@ def test_planted_latents_fire_on_their_words_alone_and_an_empty_text_on_nothing(
     assert found[0].value_TL[:, 0].nonzero()[0].tolist() == [1] and found[0].value_TL[:, 1].nonzero()[0].tolist() == [4]
     assert all(not one.largest_L.any() and one.largest_L.shape == (3,) for one in found[1:])
     assert len(found[1].token_id) == 0
+    with pytest.raises(SpecError, match="latent = 12, but the SAE has latents 0 to 11"):
+        fired(subjects.world(), ["the cat"], [12])
 
 
 def test_a_folder_of_the_planted_model_is_the_planted_model(tmp_path: Path):
