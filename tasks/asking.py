@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from artifacts.errors import ArtifactError
-from tasks.choosing import parsed_latents, selected
 from tasks.clients.base import Client, ClientError, Reply, Request
 from tasks.lazy import pa, pq
 from tasks.spec import SpecError
@@ -18,8 +17,6 @@ from tasks.spec import SpecError
 if TYPE_CHECKING:
     from tasks.explainers.base import LatentExamples, Sentence
     from tasks.stage import Job
-
-__all__ = ["Bill", "Questions", "Rows", "Troubles", "ask", "parsed_latents", "selected", "shown"]
 
 T = TypeVar("T")
 

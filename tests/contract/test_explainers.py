@@ -95,6 +95,12 @@ def test_the_same_examples_give_the_same_requests_and_explanation(kind):
 def test_windows_for_scoring_are_never_looked_at(kind):
     examples = latent_examples(2)
     train_only = dataclasses.replace(examples, windows=tuple(w for w in examples.windows if w.split == "train"))
+    kept = [i % 2 == 0 for i in range(len(examples.amplified.prompts))]  # of continuations, scorers judge every other
+    half = {
+        name: tuple(text if keep else "judged" for text, keep in zip(getattr(examples.amplified, name), kept, strict=True))
+        for name in ("prompts", "untouched", "steered")
+    }
+    train_only = dataclasses.replace(train_only, amplified=dataclasses.replace(examples.amplified, **half))
     assert explainer(kind).requests(examples) == explainer(kind).requests(train_only)
     assert explained(kind, examples) == explained(kind, train_only)
 
@@ -107,7 +113,7 @@ def test_a_latent_without_examples_is_not_asked_about_and_has_no_label(kind):
     if "path" in type(one).model_fields or one.SAYS == "nothing":  # these do not look at examples
         assert found == dataclasses.replace(explained(kind, latent_examples(7)), latent=7)
     else:
-        assert (found.latent, found.status, found.label) == (7, "too_few_examples", "")
+        assert (found.latent, found.label) == (7, "") and found.status in ("too_few_examples", "not_amplified")
 
 
 @every
@@ -138,6 +144,7 @@ def test_corpus_text_moves_nothing_but_the_data_of_a_request(kind):
         windows=tuple(dataclasses.replace(w, tokens=(CANARY, *w.tokens[1:])) for w in examples.windows),
         sentences=tuple(dataclasses.replace(s, text=f"{CANARY} {s.text}") for s in examples.sentences),
         promoted=((CANARY, 1.0), *examples.promoted),
+        amplified=dataclasses.replace(examples.amplified, steered=tuple(CANARY + t for t in examples.amplified.steered)),
     )
     one = explainer(kind)
     for plain, request in zip(one.requests(examples), one.requests(sly), strict=True):

@@ -18,6 +18,7 @@ from tasks.explainers.base import Explainer, LatentExamples, Sentence, Window, l
 from tasks.explainers.contrastive import Contrastive
 from tasks.explainers.default import Default
 from tasks.explainers.none import Nothing
+from tasks.explainers.output import Output
 from tasks.explainers.sentence import Shared
 from tasks.explainers.single_token import SingleToken
 from tasks.spec import Runtime
@@ -26,6 +27,7 @@ from tests.making import make
 from tests.planted import CANARY, WORDS, corpus_of, knowing, latent_examples, world
 
 ASKING = [Default(), Contrastive(), SingleToken(), Shared()]
+EVERY = [*ASKING, Output()]
 
 
 def asked(explainer: Explainer, examples: LatentExamples) -> dict:
@@ -46,7 +48,7 @@ def at(word: str, name: str, *, value: float = 5.0, group: str = "quantile", spl
 # options of all
 
 
-@pytest.mark.parametrize("one", ASKING, ids=lambda e: e.kind)
+@pytest.mark.parametrize("one", EVERY, ids=lambda e: e.kind)
 def test_reasoning_is_asked_for_where_it_is_wanted_and_kept_as_evidence(one):
     examples = latent_examples(0)
     thinking = one.model_copy(update={"chain_of_thought": True})
@@ -59,7 +61,7 @@ def test_reasoning_is_asked_for_where_it_is_wanted_and_kept_as_evidence(one):
     assert "reasoning" not in one.read(reply, examples).evidence
 
 
-@pytest.mark.parametrize("one", ASKING, ids=lambda e: e.kind)
+@pytest.mark.parametrize("one", EVERY, ids=lambda e: e.kind)
 def test_an_answer_is_found_behind_prose_fences_and_drafts(one):
     answer = '{"label": "cats {sic}", "confidence": 1}'
     for text in (answer, f"```json\n{answer}\n```", f'<think>{{"label": "dogs"}}</think> {{x}} {answer} }}', f"[{answer}]"):
