@@ -83,16 +83,21 @@ def loaded(path: str | None, expected: str | None = None) -> Loaded:
     """The explanations of a file, cleaned. Raises ``SpecError``, also when its fingerprint is not the one ``expected``."""
     file = explanation_file(path)
     about = file.stat()
-    return _loaded(file, about.st_size, about.st_mtime_ns, expected)
+    if expected is not None and (now := _fingerprint(file, about.st_size, about.st_mtime_ns)) != expected:
+        raise SpecError(
+            f"explainer.path = {path!r}, but its contents changed since the run was composed "
+            f"(fingerprint {expected[:12]}, now {now[:12]}); give the command again"
+        )
+    return _loaded(file, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(16)
+def _fingerprint(file: Path, size: int, changed: int) -> str:
+    return fingerprint(file)
 
 
 @lru_cache(4)
-def _loaded(file: Path, size: int, changed: int, expected: str | None) -> Loaded:
-    if expected is not None and (now := fingerprint(file)) != expected:
-        raise SpecError(
-            f"explainer.path = {str(file)!r}, but its contents changed since the run was composed "
-            f"(fingerprint {expected[:12]}, now {now[:12]}); give the command again"
-        )
+def _loaded(file: Path, size: int, changed: int) -> Loaded:
     sae = n_latents = None
     try:
         if file.suffix == ".parquet":
