@@ -47,6 +47,10 @@ def scored(kind: str, explanation: Explanation, examples, seed: int = 0) -> Scor
     return one.score(judged(one.requests(explanation, examples, seed)), explanation, examples, seed)
 
 
+def chance(kind: str, found: Score) -> float:
+    return found.extra.get("chance", scorer(kind).CHANCE)
+
+
 @every
 def test_its_yaml_has_every_field_and_only_those(kind):
     assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(scorer(kind)).model_fields)
@@ -57,10 +61,14 @@ def test_a_right_explanation_scores_above_a_wrong_one_and_both_lie_in_their_inte
     for latent in range(3):
         right = scored(kind, said(latent), latent_examples(latent))
         wrong = scored(kind, said(latent, WORDS[latent + 5]), latent_examples(latent))
+        least, most = scorer(kind).RANGE
         for found in (right, wrong):
             assert (found.latent, found.status) == (latent, "ok")
-            assert 0 <= found.low <= found.value <= found.high <= 1 and found.n > 0
-        assert right.value > wrong.value
+            assert least <= found.low <= found.value <= found.high <= most and found.n > 0
+        if scorer(kind).USES_EXPLANATION:
+            assert right.value > wrong.value
+        else:
+            assert right == wrong and right.value > chance(kind, right)
 
 
 @every
@@ -83,7 +91,7 @@ def test_windows_that_explainers_saw_are_never_judged(kind):
 
 @every
 @pytest.mark.parametrize(
-    "bad", [Reply("", "expired"), Reply("", "ok", "prose"), Reply("", "ok", '{"answers": [true]}')]
+    "bad", [Reply("", "expired"), Reply("", "ok", "prose"), Reply("", "ok", '{"answers": [true]}'), Reply("", "ok", '{"answers": {}}')]
 )
 def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
     one, examples = scorer(kind), latent_examples(0)
@@ -92,7 +100,8 @@ def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
         pytest.skip(f"{kind} asks nothing")
     whole = one.score(replies, said(0), examples, 0)
     part = one.score([bad, *replies[1:]], said(0), examples, 0)
-    assert part.value == whole.value == 1.0 and part.n < whole.n
+    assert part.value == pytest.approx(whole.value, abs=0.01) and part.n < whole.n  # one wrong answer costs more
+    assert sum(a.predicted is None for a in part.answers) == whole.n - part.n
     none = one.score([bad] * len(replies), said(0), examples, 0)
     assert none.value is None and none.status in ("expired", "unparsable")
 
@@ -100,6 +109,9 @@ def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
 @every
 def test_a_failed_explanation_is_not_judged(kind):
     failed = Explanation(0, "refused")
+    if not scorer(kind).USES_EXPLANATION:
+        assert scorer(kind).requests(failed, latent_examples(0), 0) == scorer(kind).requests(said(0), latent_examples(0), 0)
+        return
     assert scorer(kind).requests(failed, latent_examples(0), 0) == []
     assert scorer(kind).score([], failed, latent_examples(0), 0).status == "no_explanation"
 

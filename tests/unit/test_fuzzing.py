@@ -76,7 +76,7 @@ def test_a_right_explanation_tells_right_marks_from_wrong_ones():
 def test_marks_travel_as_json_and_the_text_between_them_stays_whole():
     examples = latent_examples(0)
     windows = Fuzzing().chosen(examples, 0)
-    asked = [w for r in Fuzzing().requests(GOOD, examples, 0) for w in json.loads(r.user)["windows"]]
+    asked = [w for r in Fuzzing(windows_per_request=10).requests(GOOD, examples, 0) for w in json.loads(r.user)["windows"]]
     for window, shown in zip(windows, asked, strict=True):
         assert "".join(part if isinstance(part, str) else part[0] for part in shown) == window.text
         assert sum(isinstance(part, list) for part in shown) == 1
@@ -86,4 +86,4 @@ def test_a_judge_is_needed_even_for_rules_and_without_one_there_is_no_score():
     rule = dataclasses.replace(GOOD, predicate={"any": ["word:cat"]})
     assert Fuzzing().needs_client(True)
     assert Fuzzing().score([], rule, latent_examples(0), 0).status == "no_judge"
-    assert len(Fuzzing().requests(rule, latent_examples(0), 0)) == 3
+    assert len(Fuzzing(windows_per_request=10).requests(rule, latent_examples(0), 0)) == 3
