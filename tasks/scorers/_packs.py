@@ -69,13 +69,17 @@ def answers_in(reply: Reply) -> dict[str, Any]:
 
 
 _TWICE = object()
+_TRIES = 100
+"""Braces looked behind: a reply of braces alone would take time that grows with the square of its length."""
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
     """The JSON objects in a text, outermost only: servers without schemas put prose or fences around them."""
     decoder = json.JSONDecoder(object_pairs_hook=_once)
     found, at = [], text.find("{")
-    while at >= 0:
+    for _ in range(_TRIES):
+        if at < 0:
+            break
         try:
             parsed, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):

@@ -87,7 +87,7 @@ def test_answers_say_which_window_was_judged_how(store):
     assert all(a["truth"] == a["predicted"] for a in own) and all(a["window_id"].startswith("test/") for a in answers)
 
 
-@pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
+@pytest.mark.parametrize("scorer", [Detection(windows_per_request=8), Fuzzing(windows_per_request=8)])
 def test_an_llm_explains_and_judges_and_every_answer_is_paid_once(store, scorer):
     client, mined = AnthropicBatch(), world()
     explained = explain(ExplainSpec(explainer=Default(), client=client), mine=mined)
@@ -114,12 +114,12 @@ def test_failed_judgements_are_missing_and_a_latent_without_any_says_why(store):
         word = asked["description"].split()[-1]
         if word == WORDS[0]:
             return succeeded("no", stop="refusal")
-        if word == WORDS[1] and len(asked["windows"][0]) % 2:
+        if word == WORDS[1] and len(asked["windows"]["1"]) % 2:
             return errored()
         return knowing(params)
 
     with FakeAnthropic(answer=answer) as api:
-        opened = make(scored(Detection(), *told(rule=False), AnthropicBatch(), control=False), store, runtime(api))
+        opened = make(scored(Detection(windows_per_request=8), *told(rule=False), AnthropicBatch(), control=False), store, runtime(api))
     rows = table(opened)
     assert (rows[0]["status"], rows[0]["value"], rows[0]["n"]) == ("refused", None, 0)
     assert all(r["value"] == 1.0 for r in rows[2:8])
