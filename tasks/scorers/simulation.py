@@ -162,7 +162,7 @@ class Simulation(Scorer):
                 "absolute_deviation": absolute_deviation(part), "n": len(part),
             }  # fmt: skip
         return Score(
-            examples.latent, "ok", value, low, high, n, n_active, n_active / n, answers,
+            examples.latent, "ok", value, min(low, value), max(high, value), n, n_active, n_active / n, answers,
             extra={
                 "explained_variance": explained_variance(every),
                 "calibrated_explained_variance": calibrated_variance(every, draw),
