@@ -27,7 +27,10 @@ from tasks.stage import Job, Recipe, Summary, stage
 from tests.planted import write_mined
 
 N_WORDS = 24
-FILLER = "the of and to in it was for on that with as his they at be this from had by some what there we can".split()
+FILLER = [
+    "the", "of", "and", "to", "in", "it", "was", "for", "on", "that", "with", "as", "his", "they", "at", "be", "this", "from",
+    "had", "by", "some", "what", "there", "we", "can",
+]  # fmt: skip
 COLOURS, NEAR_COLOURS = ["amber", "cobalt", "crimson"], ["violet", "ambers", "scarlet"]
 UNDONE, NEAR_UNDONE = ["unlocked", "unfolded", "unwanted"], ["unlock", "folded", "wanted"]
 VERBS, SEA = ["said", "went", "came"], ["ship", "sail", "harbour"]

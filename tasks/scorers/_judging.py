@@ -48,7 +48,7 @@ class Judged(Scorer):
     """Shares of the groups among the non-activating windows, as in ``{near_miss: 2, random: 1}``; empty for equal
     shares of all groups that were mined. A group that has too few is filled up for by the others named."""
 
-    windows_per_request: int = Field(20, ge=1)
+    windows_per_request: int = Field(25, ge=1)
     """Windows in one question. More cost less and blur the judge's eye."""
 
     min_windows: int = Field(5, ge=1)

@@ -52,7 +52,8 @@ def schema(n: int, answer: Mapping[str, Any] = BOOLEAN) -> dict[str, Any]:
 def question(windows: Sequence[Any], label: str | None = None, name: str = "windows") -> str:
     """A user turn: things by id, after the description that they are held against."""
     said = {} if label is None else {"description": printable(label)}
-    return json.dumps({**said, name: dict(zip(ids(len(windows)), windows, strict=True))}, ensure_ascii=False)
+    asked = {**said, name: dict(zip(ids(len(windows)), windows, strict=True))}
+    return json.dumps(asked, ensure_ascii=False, separators=(",", ":"))
 
 
 def answers_in(reply: Reply) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _shown(window: Window) -> dict[str, Any]:
 def _token(label: str, window: Window, i: int) -> str:
     text = {"description": printable(label), "starts": window.starts_context}
     text |= {"before": printable("".join(window.tokens[:i])), "token": printable(window.tokens[i])}
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False, separators=(",", ":"))
 
 
 def _rating(value: Any) -> float | None:

@@ -91,10 +91,11 @@ def test_windows_that_explainers_saw_are_never_judged(kind):
 
 @every
 @pytest.mark.parametrize(
-    "bad", [Reply("", "expired"), Reply("", "ok", "prose"), Reply("", "ok", '{"answers": [true]}'), Reply("", "ok", '{"answers": {}}')]
+    "bad",
+    [Reply("", "expired"), *(Reply("", "ok", text) for text in ("prose", '{"answers": [true]}', '{"answers": {"1": []}}'))],
 )
 def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
-    one, examples = scorer(kind), latent_examples(0)
+    one, examples = scorer(kind), latent_examples(0, n=30)  # more than one request of any scorer holds
     replies = judged(one.requests(said(0), examples, 0))
     if not replies:
         pytest.skip(f"{kind} asks nothing")

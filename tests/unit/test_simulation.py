@@ -159,5 +159,5 @@ def test_starts_of_texts_are_told():
     examples = dataclasses.replace(latent_examples(0), windows=(window,))
     for mode in ("all_at_once", "per_token"):
         (asked, *_) = Simulation(mode=mode, min_windows=1).requests(GOOD, examples, 0)
-        assert '"starts": true' in asked.user
+        assert '"starts":true' in asked.user
     assert generator(0, 1, "a").random() != generator(0, 1, "b").random()
