@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
     work = _Scoring(spec, explained, bench_of(job))
-    replies: dict[str, Reply] = {}
+    replies: Mapping[str, Reply] = {}
     if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
 
         def questions() -> Iterator[Request]:
@@ -63,7 +63,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
 
         replies = ask(job, spec.client, questions)
     statuses: Counter[str] = Counter()
-    values, controls, chances, bill = [], [], [], Bill()
+    values, controls, chances, bill, n_missing = [], [], [], Bill(), 0
     with (
         Rows(job.out / "scores.parquet", _scores_schema()) as rows,
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
@@ -75,6 +75,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
             statuses[scored.status] += 1
             chance = work.chance(scored)
+            n_missing += sum(a.predicted is None and a.probability is None for a in scored.answers)
             if scored.value is not None:
                 values.append(scored.value)
                 chances.append(chance)
@@ -101,6 +102,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
         **_mean("control_", controls, work.scorer.RANGE),
         "n": len(explained),
         "n_ok": statuses["ok"],
+        "n_missing": n_missing,
         "statuses": dict(sorted(statuses.items())),
         **bill.summary(),
     }
@@ -158,7 +160,7 @@ class _Scoring:
         )
 
     def score(
-        self, which: int, explanation: Explanation, found: LatentExamples, replies: dict[str, Reply], *bills: Bill
+        self, which: int, explanation: Explanation, found: LatentExamples, replies: Mapping[str, Reply], *bills: Bill
     ) -> Score:
         if self.takes(explanation) and self.client is None and self.asks(explanation):
             return Score(found.latent, "no_judge")

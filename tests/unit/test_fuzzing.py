@@ -145,6 +145,14 @@ def test_active_windows_all_at_one_place_give_nothing_away():
     assert len({m.marks for m in found[False]}) > 3
 
 
+def test_cutting_leaves_at_least_half_of_what_stands_before_right_marks():
+    """It may be what makes them right: the first word of two, the topic."""
+    draw = Random(0)
+    windows = tuple(shaped(draw, 32, {6}, str(i)) for i in range(40))
+    found = marked(examples=dataclasses.replace(latent_examples(0), windows=windows), type="active")
+    assert all(min(m.marks) >= 3 for m in found[True]) and min(min(m.marks) for m in found[True]) < 6
+
+
 def test_latents_that_are_never_silent_have_no_score_by_active_windows():
     draw = Random(0)
     windows = tuple(shaped(draw, 8, set(range(8)), str(i)) for i in range(40))
