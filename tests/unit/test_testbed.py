@@ -22,7 +22,7 @@ from tasks.explainers.base import Explanation, LatentExamples
 from tasks.explainers.lexical import Lexical
 from tasks.kinds import decode, kinds
 from tasks.score import ScoreSpec, score
-from tasks.scorers.base import Score, Scorer
+from tasks.scorers.base import Bench, Score, Scorer
 from tasks.spec import Runtime
 from tests import testbed
 from tests.fake_anthropic import FakeAnthropic
@@ -41,6 +41,9 @@ class Hook(NamedTuple):
 
     expected: Callable[[Scorer, float, LatentExamples], float]
     """Its value for a right explanation before a judge of some accuracy."""
+
+    bench: Callable[[], Bench] | None = None
+    """What it measures on; for kinds that ask no judge ``expected`` ignores the judge's accuracy."""
 
 
 def as_right_as_the_judge(scorer: Scorer, accuracy: float, shown: LatentExamples) -> float:
@@ -69,7 +72,7 @@ HOOKS: dict[str, list[Hook]] = {
         Hook({"mode": "per_token", "n_positive": 10, "n_negative": 10}, flipped),
     ],
 }
-"""Every kind of scorer that asks a judge."""
+"""Every kind of scorer that can be held against a known value."""
 
 ELSEWHERE: dict[str, str] = {}
 """Kinds that have no place in this table, each with the reason and the test that takes it."""
@@ -87,9 +90,15 @@ def shown(latent: int, seed: int = 0) -> LatentExamples:
     return testbed.examples(latent, seed)
 
 
+@cache
+def bench_of(kind: str) -> Bench | None:
+    return next((hook.bench() for hook in HOOKS.get(kind, []) if hook.bench is not None), None)
+
+
 def scored(scorer: Scorer, said: Explanation, latent: int, judge: Judge, seed: int = 0) -> Score:
     said = dataclasses.replace(said, latent=latent, predicate=None)
-    return scorer.score(judge.replies(scorer.requests(said, shown(latent, seed), 0)), said, shown(latent, seed), 0)
+    replies = judge.replies(scorer.requests(said, shown(latent, seed), 0))
+    return scorer.score(replies, said, shown(latent, seed), 0, bench_of(scorer.kind))
 
 
 def chance(scorer: Scorer, found: Score) -> float:
