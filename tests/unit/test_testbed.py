@@ -171,7 +171,7 @@ def test_explanations_of_other_latents_score_at_chance(kind, i):
         assert scored(scorer, right(0), 1, Judge()) == scored(scorer, right(1), 1, Judge())
         return
     gaps = []
-    for seed in range(4 if HOOKS[kind][i].settings.get("mode") != "per_token" else 1):
+    for seed in range(2 if HOOKS[kind][i].settings.get("mode") != "per_token" else 1):
         for latent in range(len(LATENTS)):
             for other in range(len(LATENTS)):
                 if other != latent:
