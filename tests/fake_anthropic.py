@@ -62,7 +62,7 @@ EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}
 def by_schema(params: dict[str, Any]) -> dict[str, Any]:
     """An answer of the shape that was asked for: a yes to everything, some words, a number, a zero for every token."""
     asked = json.loads(params["messages"][0]["content"])
-    return _shaped(params["output_config"]["format"]["schema"], asked.get("windows", {}))
+    return _shaped(params["output_config"]["format"]["schema"], asked.get("windows"))
 
 
 def _shaped(rule: dict[str, Any], windows: Any) -> Any:
@@ -74,7 +74,7 @@ def _shaped(rule: dict[str, Any], windows: Any) -> Any:
         }
     if rule["type"] == "array":
         tokens = windows["tokens"] if isinstance(windows, dict) and "tokens" in windows else windows
-        return [_shaped(rule["items"], None)] * len(tokens or ())
+        return [_shaped(rule["items"], None)] * (1 if tokens is None else len(tokens))
     plain = {"string": "words that name things", "number": 0.5, "boolean": True, "integer": 1}
     return plain[rule["type"]]
 

@@ -74,7 +74,10 @@ HOOKS: dict[str, list[Hook]] = {
 }
 """Every kind of scorer that can be held against a known value."""
 
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "generation": "needs a language model that reads the texts; on a planted one in tests/unit/test_amplify.py",
+    "intervention": "needs continuations by a language model; on those of a planted one in tests/unit/test_amplify.py",
+}
 """Kinds that have no place in this table, each with the reason and the test that takes it."""
 
 CASES = [(kind, i) for kind, hooks in HOOKS.items() for i in range(len(hooks))]
