@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from artifacts.errors import ArtifactError
 from tasks.clients.base import Client, ClientError, Reply, Request
 from tasks.lazy import pa, pq
+from tasks.replies import Replies
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -53,15 +54,19 @@ class Questions(Iterable[Request]):
         return self._make()
 
 
-def ask(job: Job, client: Client, make: Callable[[], Iterator[Request]]) -> dict[str, Reply]:
+def ask(job: Job, client: Client, make: Callable[[], Iterator[Request]]) -> Mapping[str, Reply]:
     """All replies by digest. Raises ``ClientError`` when there are questions and not one came to an answer."""
-    replies: dict[str, Reply] = {}
+    replies, answered = Replies(), False
+    reasons: Counter[str] = Counter()
     for reply in client.answer(Questions(make), job.journal, job.runtime, job.progress):
-        replies[reply.digest] = reply
+        replies.add(reply)
+        if reply.status in ("errored", "expired", "canceled", "missing"):
+            reasons[f"{reply.status} ({reply.detail})"] += 1
+        else:
+            answered = True
     job.attempt.check()
-    unanswered = ("errored", "expired", "canceled", "missing")
-    if replies and all(reply.status in unanswered for reply in replies.values()):
-        (why, n) = Counter(f"{r.status} ({r.detail})" for r in replies.values()).most_common(1)[0]
+    if replies and not answered:
+        ((why, n),) = reasons.most_common(1)
         raise ClientError(
             f"{len(replies):,} requests were sent to the LLM, but not one was answered, {n:,} of them: {why}; "
             "mend that and give the same command, which asks again only what can still be answered"
