@@ -29,8 +29,8 @@ def keys() -> dict[str, str]:
     wanted = recipes(replace(found, corpus=found.corpus.model_copy(update={"python": "3.11.7"})))
     named = {name: recipe.key for name, recipe in wanted.named["layers.1"].items()}
     shard = next(r for r in wanted.all() if r.stage.name == "capture")
-    survey = next(r for r in wanted.all() if r.stage.name == "mine_shard")
-    return {**named, "capture": shard.key, "mine_shard": survey.key}
+    encoded = next(r for r in wanted.all() if r.stage.name == "encode")
+    return {**named, "capture": shard.key, "encode": encoded.key}
 
 
 def test_the_keys_of_the_default_run_are_these():

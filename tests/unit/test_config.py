@@ -87,7 +87,7 @@ def test_runtime_and_backend_move_no_key_and_everything_else_does(tmp_path):
 
     plain = keys()
     assert keys("runtime.device=cpu", "runtime.lm_batch_tokens=64", "runtime.mode=inline", "backend.root=elsewhere") == plain
-    for more in ("sae.k=5", "train.seed=1", "corpus.seed=3", "mine.n_top=3", "capture.context_tokens=32", "norm=token"):
+    for more in ("sae.k=5", "train.seed=1", "corpus.seed=3", "mine.train_sampler.n=3", "capture.context_tokens=32", "norm=token"):
         assert keys(more)[-1] != plain[-1], more
 
 
@@ -103,12 +103,12 @@ def test_only_what_depends_on_a_setting_is_made_anew(tmp_path):
     world = overrides(tmp_path)
     base, other = (set(recipes(load([*world, *more])).all()) for more in ([], ["sae.k=5"]))
     changed = {r.stage.name for r in other - base}
-    assert changed == {"train", "evaluate", "mine_shard", "mine", "explain", "score", "report"}
+    assert changed == {"train", "evaluate", "encode", "mine", "explain", "score", "report"}
 
 
 def test_every_group_file_decodes_and_names_every_field():
-    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer"):
-        package = {"corpus": "corpora"}.get(group, group + "s")
+    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer", "windows", "sampler", "negative"):
+        package = {"corpus": "corpora", "windows": "windows"}.get(group, group + "s")
         for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
             from omegaconf import OmegaConf
 
