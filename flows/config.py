@@ -82,6 +82,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -92,7 +93,12 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         config = copy.deepcopy(_composed_groups(tuple(o.input_line for o in groups)))
         # What Hydra does after composing. Apart, since jobs of a sweep differ in fields, and files cost most of the time.
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        fields = [o for o in parsed if o not in groups]
+        for override in fields:  # what names its kind replaces the kind that was there, and is not mixed with its fields
+            value = None if override.is_delete() else override.value()
+            if isinstance(value, dict) and "kind" in value and OmegaConf.select(config, override.key_or_group) is not None:
+                OmegaConf.update(config, override.key_or_group, None, merge=False)
+        ConfigLoaderImpl._apply_overrides_to_config(fields, config)
         return plain(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None

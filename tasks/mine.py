@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -33,6 +35,9 @@ from tasks.windows.base import Windows
 from tasks.windows.centred import Centred
 
 __all__ = ["MineSpec", "examples", "mine"]
+
+_STEP = 64
+"""Latents after which a person is told, and the lease looked at."""
 
 
 class MineSpec(Spec):
@@ -101,16 +106,28 @@ def mine(job: Job[MineSpec]) -> Summary:
         splits.append(Split(name, cache, spec.kept(name), sae, texts, job.runtime))
     train, test = splits
     check_apart(train, test)
-    skipped = {split.name: Counter[str]() for split in splits}
-    groups: Counter[str] = Counter()
-    tokens = SingleTokens(spec.single_token, sae.n_latents)
+    with job.progress.bar("mine", sae.n_latents, "latents") as bar:
+
+        def step(n: int) -> None:
+            job.attempt.check()
+            bar.advance(n)
+
+        found = written(job.out, spec, train, test, step)
+    return {"n_latents": sae.n_latents, **found, "histogram_edges": histogram_edges(), "hookpoint": sae.hookpoint}
+
+
+def written(out: Path, spec: MineSpec, train: Split, test: Split, step: Callable[[int], None]) -> Summary:
+    """Write the tables of all latents but what they promote, and return their figures. Tells ``step`` of latents done."""
+    n_latents = train.cache.n_latents
+    skipped = {split.name: Counter[str]() for split in (train, test)}
+    active, silent = Counter[str](), Counter[str]()
+    tokens = SingleTokens(spec.single_token, n_latents)
     with (
-        Growing(job.out / "windows.parquet", windows_schema()) as windows,
-        Growing(job.out / "sentences.parquet", sentences_schema()) as sentences,
-        job.progress.bar("mine", sae.n_latents, "latents") as bar,
+        Growing(out / "windows.parquet", windows_schema()) as windows,
+        Growing(out / "sentences.parquet", sentences_schema()) as sentences,
     ):
-        for latent in range(sae.n_latents):
-            for split in splits:
+        for latent in range(n_latents):
+            for split in (train, test):
                 found = split.of(latent)
                 for columns in split.sentences(found):
                     sentences.add(columns)
@@ -119,31 +136,28 @@ def mine(job: Job[MineSpec]) -> Summary:
                 if why := split.lacks(found):
                     skipped[split.name][why] += 1
                     continue
-                for columns in split.windows(found):
+                for i, columns in enumerate(split.windows(found)):
                     windows.add(columns)
-                    groups.update(columns["group"])
+                    (silent if i else active).update(columns["group"])
             windows.latent_ends()
             sentences.latent_ends()
-            if latent % 64 == 63 or latent + 1 == sae.n_latents:
-                job.attempt.check()
-                bar.advance(latent % 64 + 1)
-    pq.write_table(latent_table(train, tokens), job.out / "latents.parquet", compression="zstd")
+            if latent % _STEP == _STEP - 1 or latent + 1 == n_latents:
+                step(latent % _STEP + 1)
+    pq.write_table(latent_table(train, tokens), out / "latents.parquet", compression="zstd")
     counts = train.token_counts()
     ids = np.arange(len(counts), dtype=np.int32)
-    pq.write_table(pa.table({"token_id": ids, "count": counts}), job.out / "token_counts.parquet")
+    pq.write_table(pa.table({"token_id": ids, "count": counts}), out / "token_counts.parquet")
     n_alive = int((train.cache.n_fires > 0).sum())
     return {
-        "n_latents": sae.n_latents,
         "n_alive": n_alive,
-        "fraction_alive": n_alive / max(1, sae.n_latents),
+        "fraction_alive": n_alive / max(1, n_latents),
         "n_single_token": int(tokens.weak.sum()),
         "n_single_token_strong": int(tokens.strong.sum()),
         "n_tokens": train.cache.n_rows,
         "n_windows": windows.n_rows,
-        "n_windows_by_group": dict(sorted(groups.items())),
+        "n_activating": dict(sorted(active.items())),
+        "n_silent": dict(sorted(silent.items())),
         "n_without_windows": {name: dict(sorted(found.items())) for name, found in skipped.items()},
-        "histogram_edges": histogram_edges(),
-        "hookpoint": sae.hookpoint,
     }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.trained import TrainedSAE
 
 RANKINGS = ("mean", "max", "last")
-_ROWS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1 << 18
 _CROWD = 8
 """Rows looked at for each window of the pool, since windows drawn at random overlap."""
 
@@ -130,7 +130,8 @@ class Split:
         """Kinds are open to all comers: hold each of them to what scorers count on."""
         if not self.ground.silent(latent, rows).all():
             raise ValueError(f"negatives {kind}: a window of latent {latent} was drawn in which it fires; mend the kind")
-        if not self.ground.free(rows, taken).all() or len(self.ground.apart(rows)) < len(rows):
+        begin, end = map(np.sort, self._around(rows))
+        if not self.ground.free(rows, taken).all() or (begin[1:] < end[:-1]).any():
             raise ValueError(f"negatives {kind}: a window of latent {latent} overlaps another one; mend the kind")
 
     def _columns(

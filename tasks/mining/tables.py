@@ -71,7 +71,7 @@ class Growing:
         if self._n < least:
             return
         sizes = [part["size"] for part in self._parts if "size" in part]
-        offsets = np.concatenate([[0], *map(np.cumsum, [np.concatenate(sizes)])]).astype(np.int32) if sizes else None
+        offsets = np.cumsum(np.concatenate([[0], *sizes])).astype(np.int32)
         arrays = []
         for field in self._schema:
             parts = [part[field.name] for part in self._parts]

@@ -13,7 +13,7 @@ from tasks.negatives.base import Drawn, Ground, Negatives, unlike_any
 if TYPE_CHECKING:
     import numpy as np
 
-_ROWS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1 << 18
 
 
 class NearMiss(Negatives):

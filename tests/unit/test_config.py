@@ -157,3 +157,35 @@ def test_planning_imports_neither_torch_nor_prefect_nor_zarr():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_kinds_of_windows_samplers_and_negatives_are_picked_by_name_or_written_out():
+    def mine(*overrides: str):
+        return load(list(overrides)).mine
+
+    default = mine()
+    assert (default.windows.kind, default.train_sampler.kind, default.test_sampler.kind) == ("centred", "mix", "quantiles")
+    assert [(kind.kind, kind.n) for kind in default.negatives] == [("random", 40), ("near_miss", 20)]
+    assert mine("mine.windows=tiled", "mine.train_sampler=top").windows.kind == "tiled"
+    assert mine("windows@mine.windows=tiled", "mine.windows.window_tokens=64").windows.window_tokens == 64
+    assert mine("sampler@mine.train_sampler=top", "mine.train_sampler.n=7").train_sampler.n == 7
+    assert mine("mine.train_sampler={kind: top, n: 5}").train_sampler.payload() == {"kind": "top", "n": 5, "n_quantiles": 10}
+    assert [(k.kind, k.n) for k in mine("mine.negatives=[{kind: random, n: 3}]").negatives] == [("random", 3)]
+    assert mine("mine.negatives=[]").negatives == ()
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        ("mine.negatives=[random,random]", "mine.negatives = ['random', 'random'], but it names one twice; name each once"),
+        ("mine.negatives=[nope]", "mine.negatives.kind = 'nope', but tasks/negatives/ has "),
+        ("mine.train_sampler=nope", "mine.train_sampler.kind = 'nope', but tasks/samplers/ has "),
+        ("sampler@mine.test_sampler=nope", "sampler = 'nope', but conf/sampler/ has "),
+        ("mine.windows.window_tokens=2", "mine.windows.window_tokens = 2, but input should be greater than or equal to 4"),
+        ("mine.windows.min_tokens=40", "mine.windows.min_tokens = 40, but a window has at most 32"),
+    ],
+)
+def test_a_wrong_kind_of_window_or_sampler_is_told_before_any_work(typed, told):
+    with pytest.raises(SpecError) as error:
+        load([typed])
+    assert str(error.value).startswith(told)
