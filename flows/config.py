@@ -202,7 +202,7 @@ def _kinds(value: Any, group: str, package: str, where: str) -> tuple[Any, ...]:
 
 def _kind(item: Any, group: str, package: str, where: str) -> Any:
     fields = item if isinstance(item, Mapping) else {"kind": item}
-    return decode(f"tasks.{package}", {**_file(group, str(fields.get("kind"))), **fields}, where)
+    return decode(f"tasks.{package}", {**_file(group, str(fields.get("kind"))), **fields}, where).pinned()
 
 
 def _file(group: str, name: str) -> dict[str, Any]:
