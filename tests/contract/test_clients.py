@@ -17,6 +17,7 @@ from tasks.kinds import decode, kinds
 from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests.fake_anthropic import FakeAnthropic
+from tests.fake_openai import FakeOpenAI
 
 CONF = Path(__file__).parents[2] / "conf/client"
 KEY = "sk-canary-key"
@@ -29,14 +30,24 @@ def anthropic(monkeypatch) -> Iterator[tuple[Runtime, FakeAnthropic]]:
         yield Runtime(base_url=api.url, poll_seconds=0.02), api
 
 
-SERVERS = {"anthropic_batch": anthropic}
+@contextmanager
+def openai(monkeypatch) -> Iterator[tuple[Runtime, FakeOpenAI]]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeOpenAI(answer=lambda params: '{"yes": true}') as api:
+        yield Runtime(base_url=api.url, poll_seconds=0.02), api
+
+
+SERVERS = {"anthropic_batch": anthropic, "anthropic": anthropic, "openai": openai}
 """A local server for each kind: a context manager giving a runtime and an object with ``paid``, a Counter."""
 
 every = pytest.mark.parametrize("kind", kinds(tasks.clients))
 
 
 def client(kind: str) -> Client:
-    return decode(tasks.clients, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "client")
+    """As its YAML says; of models that are the user's choice, the price is too."""
+    found = decode(tasks.clients, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "client")
+    unpriced = getattr(found, "price", True) is None
+    return found.model_copy(update={"price_input": 1.0, "price_output": 2.0}) if unpriced else found
 
 
 def questions(n: int = 4) -> list[Request]:
@@ -45,7 +56,7 @@ def questions(n: int = 4) -> list[Request]:
 
 @pytest.fixture
 def served(kind, monkeypatch):
-    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
+    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     if kind not in SERVERS:
         pytest.skip(f"no local server for {kind}; add one to SERVERS")
