@@ -212,7 +212,7 @@ class Flight:
             self._landed.set()
             self._slots.release()
             self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
-            await self._note(*lines)
+            await self._note(*lines, urgent=not self._held)  # nothing comes soon after the last
             if record["status"] != "unsent":
                 self._out.put(record)
         except Exception as error:

@@ -31,7 +31,7 @@ class Bucket:
         now = self._clock()
         self._level = min(self._most, self._level + (now - self._since) * self._rate)
         self._since = now
-        return max(0.0, 1e-9 - self._level) / self._rate
+        return -self._level / self._rate if self._level < -1e-6 else 0.0
 
     def take(self, n: float) -> None:
         """Take from it; a negative number gives back."""
@@ -40,7 +40,7 @@ class Bucket:
 
 
 class Pace:
-    """When the next request may leave. One task at a time waits for it."""
+    """When the next request may leave."""
 
     def __init__(
         self, requests_per_minute: float | None, tokens_per_minute: float | None,
