@@ -176,6 +176,19 @@ def test_a_request_that_is_wrong_spoils_no_other(world):
     assert Counter(reply.status for reply in world.ask()) == {"ok": 4, "errored": 1}
 
 
+def test_a_question_that_a_router_objects_to_spoils_no_other(tmp_path):
+    flagged = {"http": 403, "error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "x", "reasons": []}}}
+    with FakeOpenAI(answer=lambda params: flagged if "[2]" in str(params["messages"]) else "{}") as api:
+        assert Counter(reply.status for reply in World("openai", api, tmp_path).ask()) == {"ok": 4, "errored": 1}
+
+
+def test_numbers_that_cannot_be_are_no_answer(world):
+    usage = {name: 1e999 for name in ("input_tokens", "output_tokens", "prompt_tokens", "completion_tokens")}
+    world.api.answer = lambda params: succeeded("{}", usage=usage) if world.kind == "anthropic" else said("{}", usage=usage)
+    assert {r.status for r in world.ask(n=1)} == {"errored"} and world.ledger["usd"] == 0.0
+    assert world.ledger["possibly_usd"] > 0.0
+
+
 def test_a_server_that_fails_every_request_is_not_asked_for_ever(world):
     world.api.answer = lambda params: world.refused()
     with pytest.raises(ClientError, match=r"32 requests in a row came to nothing .*told to.*give the same command later"):
