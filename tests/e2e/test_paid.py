@@ -83,3 +83,19 @@ def test_live_clients_explain_and_judge_too_and_a_web_page_is_one_error(world):
         assert "Traceback" not in done.stderr and KEY not in done.stderr + done.stdout
     rows = ledger.rows(Journal(world / "saint-store" / "journal"))
     assert sum(api.paid.values()) == next(row["n_answered"] for row in rows if row["kind"] == "openai")
+
+
+def test_sentences_of_the_corpus_are_explained_and_what_was_said_can_be_loaded_again(world):
+    with FakeAnthropic() as api:
+        told = run(world, api, "explainer=sentence", "explain.latents=top:3", "scorers=[detection]")
+        assert told.returncode == 0, told.stderr[-3000:]
+        asked = [json.loads(r["params"]["messages"][0]["content"]) for b in api.batches.values() for r in b.requests]
+        sentences = [text for body in asked for text in body.get("sentences", [])]
+        assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
+        files = (world / "saint-store/explain").glob("*/*/attempts/*/data/explanations.parquet")
+        file = max(files, key=lambda path: path.stat().st_mtime_ns)
+        paid = dict(api.paid)
+        again = run(world, api, "explainer=load", f"explainer.path={file}", "explain.latents=top:3", "scorers=[detection]")
+        assert again.returncode == 0 and api.paid == paid  # the same labels, so the same questions to the judge
+        other = run(world, api, "explainer=load", f"explainer.path={file}", "train.seed=77")
+        assert other.returncode == 2 and "its explanations are of the latents of train/" in other.stderr
