@@ -31,6 +31,9 @@ class Price:
 
     long_factor: float = 1.0
 
+    batch: float = BATCH
+    """Price in a batch, relative to the standard rate."""
+
     def batch_usd(
         self,
         input_tokens: int,
@@ -45,7 +48,7 @@ class Price:
         )
         prompt = input_tokens + cache_write_5m + cache_write_1h + cache_read
         factor = self.long_factor if self.long_above is not None and prompt > self.long_above else 1.0
-        return BATCH * factor * (self.input * weighted + self.output * output_tokens) / 1e6
+        return self.batch * factor * (self.input * weighted + self.output * output_tokens) / 1e6
 
 
 PRICES = {

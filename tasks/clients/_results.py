@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.clients.base import Reply, Usage
+from tasks.clients.base import Reply, TokenLogprobs, Usage
 from tasks.prices import Price
 
 AGAIN = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
@@ -28,18 +28,19 @@ def record_of(digest: str, result: Any, price: Price | None, clean: Callable[[st
         error = error.get("error", error) if isinstance(error, dict) else {}
         name = str(error.get("type", "unknown_error"))
         detail = clean(f"{name}: {error.get('message', '')}")
-        return _unpaid(digest, "errored", detail, final=name in OURS)
+        return unpaid(digest, "errored", detail, final=name in OURS)
     if kind in ("expired", "canceled"):
-        return _unpaid(digest, kind, kind, final=False)
-    return _unpaid(digest, "errored", clean(f"a result of unknown type {kind!r}"), final=False)
+        return unpaid(digest, kind, kind, final=False)
+    return unpaid(digest, "errored", clean(f"a result of unknown type {kind!r}"), final=False)
 
 
 def missing_record(digest: str) -> dict[str, Any]:
     """The record of a request that an ended batch says nothing of."""
-    return _unpaid(digest, "missing", "the batch ended without a result for it", final=False)
+    return unpaid(digest, "missing", "the batch ended without a result for it", final=False)
 
 
-def _unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]:
+def unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]:
+    """The record of a request that was not answered, and so not paid for."""
     return {"digest": digest, "status": status, "final": final, "detail": detail, "text": "", "usd": 0.0,
             "input_tokens": 0, "output_tokens": 0}  # fmt: skip
 
@@ -70,4 +71,6 @@ def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dic
 def reply_of(record: dict[str, Any], reused: bool) -> Reply:
     """The reply that a journal's record stands for."""
     usage = Usage(record["input_tokens"], record["output_tokens"], record["usd"])
-    return Reply(record["digest"], record["status"], record["text"], usage, record["detail"], reused)
+    told = record.get("logprobs")
+    logprobs = None if told is None else tuple(TokenLogprobs(*token) for token in told)
+    return Reply(record["digest"], record["status"], record["text"], usage, record["detail"], reused, logprobs)

@@ -10,7 +10,7 @@ from typing import Any
 import anthropic  # noqa: F401  imported once, not in every child
 
 from artifacts.journal import Journal
-from tasks.clients._batches_api import BatchesAPI
+from tasks.clients._anthropic_batches import BatchesAPI
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.clients.base import Request
 from tasks.progress import Progress
