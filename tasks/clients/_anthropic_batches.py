@@ -118,7 +118,7 @@ class BatchesAPI(BatchAPI):
     def _batch(self, found: Any) -> Batch:
         counts = getattr(found, "request_counts", None)
         if counts is None:
-            self._strange(repr(found), posts=False)
+            raise self._strange(found)
         total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
         return Batch(
             id=found.id,

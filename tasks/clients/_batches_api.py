@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tasks.clients.base import ClientError
 
@@ -50,6 +50,14 @@ class Cut(ClientError):
 
 class NotFound(ClientError):
     """The API has no such thing, or none that this key may see."""
+
+
+class Again(NamedTuple):
+    """A failure that may pass."""
+
+    reason: str
+    wait: float
+    """Seconds before the next try."""
 
 
 class Batch(NamedTuple):
@@ -128,51 +136,57 @@ class BatchAPI:
     def _call(self, call: Callable[[], T], posts: bool = False) -> T:
         """Call once, and again while that is safe and useful."""
         for tried in range(1, TRIES + 1):
-            wait = min(0.5 * 2**tried, 30.0)
             try:
                 found = call()
+            except Exception as error:
+                verdict = self._verdict(error, posts, min(0.5 * 2**tried, 30.0))
+            else:
                 if not isinstance(found, str):  # as which the SDKs hand out a page of HTML
                     return found
-                self._strange(found, posts)
-            except self._sdk.APIConnectionError as error:
-                reason = f"{type(error.__cause__ or error).__name__}: {error}"
-                if posts and not _never_connected(error):
-                    raise Unacknowledged(
-                        f"{self.host} took a batch's bytes, but the connection broke before its answer "
-                        f"({scrubbed(reason)}); give the same command again, which looks for the batch first"
-                    ) from None
-            except self._sdk.APIResponseValidationError as error:
-                self._strange(str(error), posts)
-            except ValueError as error:
-                reason = f"an answer that is no JSON: {error}"
-                if posts:
-                    self._strange(reason, posts)
-            except self._sdk.APIStatusError as error:
-                reason = f"{error.status_code} {error.type or ''} {_message(error)}".strip()
-                if error.status_code not in PASSING:
-                    raise self._refusal(error.status_code, scrubbed(reason)) from None
-                if posts and error.status_code not in SURELY_NOT_ACCEPTED:
-                    raise Unacknowledged(
-                        f"{self.host} answered a new batch with {scrubbed(reason)}, but may have taken it; "
-                        "give the same command again, which looks for the batch first"
-                    ) from None
-                wait = _wait_asked(error.response.headers, wait)
-            except TypeError as error:  # how the SDK says that it has no key
-                if "authentication" not in str(error):
-                    raise
-                raise ClientError(
-                    f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key"
-                ) from None
+                verdict = self._strange(found, posts)
+            if isinstance(verdict, ClientError):
+                raise verdict  # out here, so that it drags no exception along whose request holds the key
             if tried < TRIES:
-                self._sleep(min(wait, LONGEST_WAIT_SECONDS))
+                self._sleep(min(verdict.wait, LONGEST_WAIT_SECONDS))
         raise Unreachable(
-            f"{self.host} cannot be used now, but {TRIES} tries were made (the last: {scrubbed(reason)}); "
+            f"{self.host} cannot be used now, but {TRIES} tries were made (the last: {verdict.reason}); "
             "nothing that was paid is lost: give the same command later"
         )
 
-    def _strange(self, answer: str, posts: bool) -> NoReturn:
+    def _verdict(self, error: Exception, posts: bool, wait: float) -> ClientError | Again:
+        """What an exception of the SDK comes to. Raises what is none."""
+        if isinstance(error, self._sdk.APIConnectionError):
+            reason = scrubbed(f"{type(error.__cause__ or error).__name__}: {error}")
+            if posts and not _never_connected(error):
+                return Unacknowledged(
+                    f"{self.host} took a batch's bytes, but the connection broke before its answer ({reason}); "
+                    "give the same command again, which looks for the batch first"
+                )
+            return Again(reason, wait)
+        if isinstance(error, self._sdk.APIResponseValidationError):
+            return self._strange(str(error), posts)
+        if isinstance(error, self._sdk.APIStatusError):
+            reason = scrubbed(f"{error.status_code} {error.type or ''} {_message(error)}".strip())
+            if error.status_code not in PASSING:
+                return self._refusal(error.status_code, reason)
+            if posts and error.status_code not in SURELY_NOT_ACCEPTED:
+                return Unacknowledged(
+                    f"{self.host} answered a new batch with {reason}, but may have taken it; "
+                    "give the same command again, which looks for the batch first"
+                )
+            return Again(reason, _wait_asked(error.response.headers, wait))
+        if isinstance(error, ValueError):
+            reason = f"an answer that is no JSON: {scrubbed(str(error))}"
+            return self._strange(reason, posts) if posts else Again(reason, wait)
+        if isinstance(error, AttributeError) and isinstance(error.obj, str):  # a page of HTML, taken for a list
+            return self._strange(error.obj, posts)
+        if isinstance(error, TypeError) and "authentication" in str(error):  # how the SDK says that it has no key
+            return ClientError(f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key")
+        raise error
+
+    def _strange(self, answer: Any, posts: bool = False) -> ClientError:
         kind = Unacknowledged if posts else ClientError
-        raise kind(f"{self.host} does not answer like the API ({scrubbed(answer)[:200]}); check the address")
+        return kind(f"{self.host} does not answer like the API ({scrubbed(str(answer))[:200]}); check the address")
 
     def _refusal(self, status: int, reason: str) -> ClientError:
         if status == 404:

@@ -250,7 +250,9 @@ class Exchange:
         if not self.journal.has_replies(entry):
             return
         if entry.id in self.mine:
-            self.journal.pay(entry, sum(record["usd"] or 0.0 for record in self.journal.replies(entry.id)))
+            paid = [record["usd"] for record in self.journal.replies(entry.id)]
+            if None not in paid:  # else what it may have cost still counts
+                self.journal.pay(entry, sum(paid))
         for record in self.journal.replies(entry.id):
             reply = reply_of(record, reused=entry.id not in self.mine)
             if reply.digest in self.open:
