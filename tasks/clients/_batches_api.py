@@ -76,8 +76,8 @@ class Batch(NamedTuple):
     rest: tuple[str, str] | None = None
     """Status and detail of requests that its results are silent about; None where they tell of each."""
 
-    n_told: int = 0
-    """Requests that its results tell of for sure, where ``rest`` is given."""
+    n_answered: int = 0
+    """Requests that were answered, where ``rest`` is given: results that hold fewer answers are cut."""
 
     files: tuple[str, ...] = ()
     """Where its results lie, for an API that keeps them in files."""

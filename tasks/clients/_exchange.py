@@ -229,7 +229,7 @@ class Exchange:
 
     def _records(self, entry: Entry, batch: Batch, forgiving: bool) -> Iterator[dict[str, Any]]:
         """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``."""
-        left = dict(entry.requests)
+        left, n_answered = dict(entry.requests), 0
         for result in self.api.results(batch):
             id = result.get("custom_id")
             digest = left.pop(id, None) if isinstance(id, str) else None
@@ -237,8 +237,10 @@ class Exchange:
                 known = "twice" if id in entry.requests else "but nobody asked that"
                 self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(str(id))} {known}; ignored")
                 continue
-            yield self.api.record(digest, result, self.client.price)
-        if batch.rest is not None and len(entry.requests) - len(left) >= batch.n_told:
+            record = self.api.record(digest, result, self.client.price)
+            n_answered += "message" in record
+            yield record
+        if batch.rest is not None and n_answered >= batch.n_answered:
             yield from (unpaid(digest, *batch.rest, final=False) for digest in left.values())
             return
         if left and not forgiving:

@@ -162,7 +162,7 @@ class OpenAIBatchesAPI(BatchAPI):
             total=total,
             created=datetime.fromtimestamp(found.created_at, UTC),
             rest=("errored", _why(found)) if status == "failed" else rest,
-            n_told=done,
+            n_answered=done,
             files=tuple(file for file in (found.output_file_id, found.error_file_id) if file),
             input=found.input_file_id,
         )
