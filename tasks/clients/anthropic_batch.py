@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from tasks.clients._anthropic_batches import BatchesAPI
 from tasks.clients._batched import Batched
-from tasks.clients.base import ClientError, Request
-from tasks.spec import SpecError
+from tasks.clients._claude import Claude
 
 if TYPE_CHECKING:
     from tasks.spec import Runtime
 
 
-class AnthropicBatch(Batched):
+class AnthropicBatch(Claude, Batched):
     """Claude, by any model id, through the message-batches API."""
 
     kind: Literal["anthropic_batch"] = "anthropic_batch"
 
-    model: str = "claude-haiku-5-5"
-    """Model id."""
-
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = "low"
-    """How much the model thinks, which is paid as output; null for models that know no effort."""
-
     batch_requests: int = Field(10_000, ge=1, le=100_000)
     """Most requests in one batch. Never enters a key."""
 
+    NOT_ASKED: ClassVar[frozenset[str]] = Batched.NOT_ASKED
+
     def api(self, runtime: Runtime) -> BatchesAPI:
         return BatchesAPI(runtime.base_url)
-
-    def check(self, runtime: Runtime) -> None:
-        self.check_price(runtime)
-        if importlib.util.find_spec("anthropic") is None:
-            raise SpecError(
-                "client = 'anthropic_batch', but the package anthropic is not installed; pip install anthropic"
-            )
-        if os.environ.get("ANTHROPIC_API_KEY"):
-            return
-        try:
-            usable = self.api(runtime).has_credentials
-        except ClientError as error:
-            raise SpecError(str(error)) from None
-        if not usable:
-            raise SpecError(
-                "client = 'anthropic_batch', but ANTHROPIC_API_KEY is not set; "
-                "set it, or use explainer=lexical, which needs no client"
-            )
-
-    def params(self, request: Request) -> dict[str, Any]:
-        """The request in the API's words. No temperature: the API refuses it."""
-        output: dict[str, Any] = {}
-        if self.effort is not None:
-            output["effort"] = self.effort
-        if request.schema is not None:
-            output["format"] = {"type": "json_schema", "schema": request.schema}
-        params: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": request.max_tokens,
-            "system": request.system,
-            "messages": [{"role": "user", "content": request.user}],
-        }
-        return {**params, "output_config": output} if output else params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -101,9 +102,13 @@ def questions(n: int = 5) -> list[Request]:
 
 def ledger_usd(root: Path) -> float:
     """What our records say was paid: all of them, those that nobody asks for any more too."""
-    journal = Journal(root)
-    files = sorted((root / "replies").glob("*.jsonl")) if (root / "replies").exists() else []
-    return sum(record["usd"] for file in files for record in journal.replies(file.stem))
+    return sum(record["usd"] for record in records(root))
+
+
+def records(root: Path) -> Iterator[dict[str, Any]]:
+    """Every record of a journal."""
+    for _, found in Journal(root).entries():
+        yield from found or ()
 
 
 def assert_settled(side: Side, api: Any, root: Path, replies: list[Reply], n: int) -> None:
@@ -112,7 +117,7 @@ def assert_settled(side: Side, api: Any, root: Path, replies: list[Reply], n: in
     assert sorted(r.digest for r in replies) == sorted(digests)
     assert len(api.paid) == n and set(api.paid.values()) == {1}
     assert ledger_usd(root) == pytest.approx(side.server_usd(api), rel=1e-12)
-    final = Counter(r["digest"] for f in (root / "replies").glob("*") for r in Journal(root).replies(f.stem) if r["final"])
+    final = Counter(record["digest"] for record in records(root) if record["final"])
     assert final == dict.fromkeys(digests, 1)
 
 
