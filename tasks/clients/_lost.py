@@ -1,7 +1,7 @@
 """Lost acknowledgements: batches that may have been taken without our hearing of it.
 
 How an API can be asked for them is its own affair (``BatchAPI.candidates``, ``is_of``). Common to all: ask where the
-requests went, look twice, and send again only what is surely not there.
+requests went, look several times, and send again only what is surely not there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from artifacts.journal import Entry, Journal
 
 FETCHES = 5
+
+LOOKS = 4
+"""At the API's list, with a pause that doubles between them: a large batch may take a while to be listed."""
 
 
 class Lost:
@@ -35,11 +38,11 @@ class Lost:
                 f"delete {self.journal.root}/intents/{entry.id}.json"
             )
         known = self.journal.batches()
-        for last in (False, True):
+        for look in range(LOOKS):
+            if look:
+                time.sleep(self.pause * 2 ** (look - 1))
             if found := self.api.candidates(entry) - known.keys():
                 return found
-            if not last:
-                time.sleep(self.pause)
         self._void(entry, "the API has no batch that could be it")
         return None
 

@@ -34,6 +34,14 @@ def fork():
     return context
 
 
+def settle(api) -> None:
+    """Let the server work off what reached it before its sender died: in the field, ``SETTLE_SECONDS`` are for that."""
+    n = -1
+    while n < len(api.seen):
+        n = len(api.seen)
+        time.sleep(0.05)
+
+
 def killed_at_random(fork, side: Side, root, seed: int) -> int:
     """One round; returns how many processes were really killed."""
     draw, killed = Random(f"{seed}/{side.kind}/kills"), 0
@@ -55,6 +63,7 @@ def killed_at_random(fork, side: Side, root, seed: int) -> int:
                 if child.is_alive() and child.pid:
                     os.kill(child.pid, signal.SIGKILL)
             child.join(60)
+            settle(api)
             killed += child.exitcode == -signal.SIGKILL
         replies = []
         for _ in range(4):
