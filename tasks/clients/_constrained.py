@@ -17,15 +17,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MOST_NUMBER = 10**9
+STEP = 0.001
+MOST_ITEMS = 200
+
+
 def bounded(schema: Any, most_characters: int) -> Any:
-    """A schema whose strings end: one of unbounded length lets a small model talk until its tokens are used up."""
+    """A schema of which everything ends: strings, digits, arrays. What may go on for ever, a small model lets go on until
+    its tokens are used up."""
     if isinstance(schema, list):
         return [bounded(item, most_characters) for item in schema]
     if not isinstance(schema, dict):
         return schema
     found = {name: bounded(value, most_characters) for name, value in schema.items()}
-    if found.get("type") == "string" and not found.keys() & {"enum", "const", "maxLength", "pattern", "format"}:
+    kind = found.get("type")
+    if found.keys() & {"enum", "const"}:
+        return found
+    if kind == "string" and not found.keys() & {"maxLength", "pattern", "format"}:
         found["maxLength"] = most_characters
+    if kind in ("number", "integer"):
+        ends = {"minimum": -MOST_NUMBER, "maximum": MOST_NUMBER}
+        found |= {n: v for n, v in ends.items() if not found.keys() & {n, f"exclusive{n.capitalize()}"}}
+    if kind == "number":
+        found.setdefault("multipleOf", STEP)
+    if kind == "array":
+        found.setdefault("maxItems", max(MOST_ITEMS, found.get("minItems", 0)))
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tasks.clients._constrained import Grammars, Guide, Told, bounded
 from tasks.clients.base import ClientError, Request
 from tasks.lazy import torch, transformers
+from tasks.lm.loading import quiet
 
 SYSTEM, USER = "\ue000system\ue001", "\ue000user\ue001"
 """Where the turns go; of a private-use area, so that no template looks at them."""
@@ -49,8 +50,6 @@ class Generated(NamedTuple):
 @lru_cache(maxsize=1)  # explaining and each scorer ask the same one
 def opened(source: str, revision: str | None, local: bool, dtype: str, device: str, context_tokens: int | None) -> LocalLM:
     """A model, loaded once."""
-    from tasks.lm.loading import quiet
-
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": local}
     try:
         with quiet():
@@ -158,7 +157,7 @@ class LocalLM:
             do_sample=False, num_beams=1, max_new_tokens=1 + max(p.budget for p in prompts), repetition_penalty=1.0,
             eos_token_id=self.eos, pad_token_id=self.eos[0], bos_token_id=self.tokenizer.bos_token_id, use_cache=True,
         )  # fmt: skip
-        with torch.inference_mode():
+        with quiet(), torch.inference_mode():  # it has a remark on each context that is longer than usual
             out_BT = self.model.generate(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.to(self.device), generation_config=plan,
                 logits_processor=transformers.LogitsProcessorList([guide]),
