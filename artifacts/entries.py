@@ -70,6 +70,11 @@ class Entries:
         """Where the entries lie, for people."""
         return f"{self._backend.root}/{self._folder}".rstrip("/")
 
+    @property
+    def poll_seconds(self) -> float:
+        """Between two looks for what another process is asking."""
+        return self._backend.poll_seconds
+
     def lookup(self, digests: Iterable[str]) -> Found:
         """What is answered, in flight, or unknown, of some requests. Reads replies only where they matter."""
         wanted = frozenset(digests)

@@ -29,7 +29,8 @@ from tests.fake_anthropic import (
     DROP_AFTER_ACCEPTING,
     DROP_BEFORE_ACCEPTING,
     DUPLICATE,
-    MALFORMED,
+    GARBAGE,
+    HTML,
     MISSING,
     PAGE,
     REDIRECT,
@@ -238,7 +239,7 @@ class FakeOpenAIBatches:
             rows.append(json.dumps(_line(items[0][0], EXPIRED)).encode() + b"\n")
         if fault == UNKNOWN:
             rows.insert(0, json.dumps(_line("who-is-this", EXPIRED)).encode() + b"\n")
-        if fault == MALFORMED:
+        if fault == GARBAGE:
             rows[0] = b"<html>" + rows[0]
         if fault in (CUT_IN_A_LINE, CUT_SILENTLY):
             rows[-1] = rows[-1][: len(rows[-1]) // 2]
@@ -307,11 +308,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(code, {"error": {"message": message, "type": "api_error", "code": None}}, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
-        if fault == PAGE:
-            return page(self, 200, b"<html>please log in</html>", {"content-type": "text/html"})
-        if fault == MALFORMED and where == "create":  # taken all the same
+        if fault == HTML:
+            return page(self, 200, PAGE, {"content-type": "text/html"})
+        if fault == GARBAGE and where == "create":  # taken all the same
             api.create(json.loads(body))
-        if fault == MALFORMED and where != "results":
+        if fault == GARBAGE and where != "results":
             return page(self, 200, b'{"id": ', {"content-type": "application/json"})
         if where == "upload":
             name, content = _uploaded(body)

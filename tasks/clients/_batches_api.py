@@ -8,6 +8,7 @@ following redirects, and what to do next is decided below. ``BatchAPI`` is what 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -157,7 +158,7 @@ class BatchAPI:
         """What an exception of the SDK comes to. Raises what is none."""
         if isinstance(error, self._sdk.APIConnectionError):
             reason = scrubbed(f"{type(error.__cause__ or error).__name__}: {error}")
-            if posts and not _never_connected(error):
+            if posts and not never_connected(error):
                 return Unacknowledged(
                     f"{self.host} took a batch's bytes, but the connection broke before its answer ({reason}); "
                     "give the same command again, which looks for the batch first"
@@ -174,7 +175,7 @@ class BatchAPI:
                     f"{self.host} answered a new batch with {reason}, but may have taken it; "
                     "give the same command again, which looks for the batch first"
                 )
-            return Again(reason, _wait_asked(error.response.headers, wait))
+            return Again(reason, wait_asked(error.response.headers, wait))
         if isinstance(error, ValueError):
             reason = f"an answer that is no JSON: {scrubbed(str(error))}"
             return self._strange(reason, posts) if posts else Again(reason, wait)
@@ -214,20 +215,24 @@ def _message(error: Any) -> str:
     return str(told or error)
 
 
-def _never_connected(error: Exception) -> bool:
+def never_connected(error: Exception) -> bool:
+    """Whether a connection error of an SDK came before a byte of the request could leave."""
     import httpx2
 
     return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
 
 
-def _wait_asked(headers: Any, otherwise: float) -> float:
+def wait_asked(headers: Any, otherwise: T) -> float | T:
     """Seconds that ``retry-after-ms`` or ``retry-after`` (seconds or a date) asks for."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        asked = headers.get("retry-after", "")
-        if asked.replace(".", "", 1).isdigit():
-            return float(asked)
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time()) if asked else otherwise
-    except (ValueError, TypeError):
+            wait = float(headers["retry-after-ms"]) / 1000
+        elif not (asked := headers.get("retry-after", "")):
+            return otherwise
+        elif asked.replace(".", "", 1).isdigit():
+            wait = float(asked)
+        else:
+            wait = parsedate_to_datetime(asked).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
         return otherwise
+    return max(0.0, wait) if math.isfinite(wait) else otherwise

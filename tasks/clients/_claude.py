@@ -47,7 +47,9 @@ class Claude(Priced):
         if self.effort is not None:
             output["effort"] = self.effort
         if request.schema is not None:
-            output["format"] = {"type": "json_schema", "schema": request.schema}
+            from anthropic import transform_schema  # what the API cannot hold an answer to, it tells the model in words
+
+            output["format"] = {"type": "json_schema", "schema": transform_schema(request.schema)}
         params: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_tokens,

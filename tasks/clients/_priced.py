@@ -78,7 +78,7 @@ class Priced(Client):
         input_tokens = output_tokens = 0
         usd = 0.0
         for request in requests:
-            asked = OVERHEAD_TOKENS + int(_bytes(request) / BYTES_PER_TOKEN)
+            asked = OVERHEAD_TOKENS + int(n_bytes(request) / BYTES_PER_TOKEN)
             input_tokens += asked
             output_tokens += request.max_tokens
             usd += self.usd(asked, request.max_tokens) or 0.0
@@ -86,10 +86,15 @@ class Priced(Client):
 
     def most_usd(self, request: Request) -> float:
         """The most that one request can cost whatever it says: no token is shorter than a byte. 0 without a price."""
-        return self.usd(MOST_OVERHEAD_TOKENS + _bytes(request), request.max_tokens) or 0.0
+        return self.usd(MOST_OVERHEAD_TOKENS + n_bytes(request), request.max_tokens) or 0.0
+
+    def most_tokens(self, request: Request) -> int:
+        """Tokens that one request should take at most, input and output."""
+        return OVERHEAD_TOKENS + int(n_bytes(request) / BYTES_PER_TOKEN) + request.max_tokens
 
 
-def _bytes(request: Request) -> int:
+def n_bytes(request: Request) -> int:
+    """Length of all that a request says."""
     return len(json.dumps(request.payload, ensure_ascii=False).encode())
 
 

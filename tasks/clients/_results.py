@@ -22,7 +22,7 @@ def record_of(digest: str, result: Any, price: Price | None, clean: Callable[[st
     """
     kind = result.get("type") if isinstance(result, dict) else None
     if kind == "succeeded" and isinstance(result.get("message"), dict):
-        return _succeeded(digest, result["message"], price)
+        return succeeded(digest, result["message"], price.batch_usd if price else None)
     if kind == "errored":
         error = result.get("error") or {}
         error = error.get("error", error) if isinstance(error, dict) else {}
@@ -45,7 +45,8 @@ def unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]
             "input_tokens": 0, "output_tokens": 0}  # fmt: skip
 
 
-def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dict[str, Any]:
+def succeeded(digest: str, message: dict[str, Any], cost: Callable[..., float] | None) -> dict[str, Any]:
+    """The record of a message; ``cost`` is a method of ``Price``."""
     blocks = message.get("content") or []
     text = "".join(str(b.get("text", "")) for b in blocks if isinstance(b, dict) and b.get("type") == "text")
     stop = message.get("stop_reason")
@@ -62,7 +63,7 @@ def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dic
     )
     write_1h = int((usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0)
     output = int(usage.get("output_tokens") or 0)
-    usd = price.batch_usd(plain, output, write - write_1h, write_1h, read) if price else None
+    usd = cost(plain, output, write - write_1h, write_1h, read) if cost else None
     return {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
             "input_tokens": plain + write + read, "output_tokens": output, "model": message.get("model"),
             "message": message.get("id")}  # fmt: skip
@@ -71,6 +72,6 @@ def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dic
 def reply_of(record: dict[str, Any], reused: bool) -> Reply:
     """The reply that a journal's record stands for."""
     usage = Usage(record["input_tokens"], record["output_tokens"], record["usd"])
-    told = record.get("logprobs")
-    logprobs = None if told is None else tuple(TokenLogprobs(*token) for token in told)
+    given = record.get("logprobs")
+    logprobs = None if given is None else tuple(TokenLogprobs(*token) for token in given)
     return Reply(record["digest"], record["status"], record["text"], usage, record["detail"], reused, logprobs)

@@ -23,6 +23,7 @@ from tasks.kinds import decode, kinds
 from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests.fake_anthropic import FakeAnthropic
+from tests.fake_openai import FakeOpenAI
 from tests.fake_openai_batches import FakeOpenAIBatches
 
 CONF = Path(__file__).parents[2] / "conf/client"
@@ -33,6 +34,13 @@ KEY = "sk-canary-key"
 def anthropic(monkeypatch) -> Iterator[tuple[Runtime, FakeAnthropic]]:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with FakeAnthropic(answer=lambda params: '{"yes": true}') as api:
+        yield Runtime(base_url=api.url, poll_seconds=0.02), api
+
+
+@contextmanager
+def openai(monkeypatch) -> Iterator[tuple[Runtime, FakeOpenAI]]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeOpenAI(answer=lambda params: '{"yes": true}') as api:
         yield Runtime(base_url=api.url, poll_seconds=0.02), api
 
 
@@ -67,7 +75,9 @@ def this_machine(monkeypatch) -> Iterator[tuple[Runtime, Any]]:
 
 
 SERVERS = {
+    "anthropic": anthropic,
     "anthropic_batch": anthropic,
+    "openai": openai,
     "openai_batch": openai_batches,
     "recorded": no_server,
     "transformers": this_machine,
@@ -93,6 +103,7 @@ def _replies() -> str:
 
 
 FIELDS: dict[str, Callable[[], dict[str, Any]]] = {
+    "openai": lambda: {"model": "m", "price_input": 0.4, "price_output": 1.6},
     "openai_batch": lambda: {"model": "m", "price_input": 0.4, "price_output": 1.6},
     "recorded": lambda: {"path": _replies()},
     "transformers": lambda: {"path": _model(), "context_tokens": 2048},

@@ -13,7 +13,7 @@ from tasks.clients import _batches_api
 from tasks.clients.base import ClientError
 from tests import fake_anthropic as fake
 from tests.fake_anthropic import status
-from tests.fault.sides import KEY, SIDES, Notes, Side, assert_settled, ledger_usd, quick, questions, shown  # noqa: F401
+from tests.fault.sides import KEY, SIDES, Notes, Side, assert_settled, ledger_usd, questions, quick, shown  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("quick")
 both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -25,13 +25,13 @@ NETWORK = [
     ("create", [fake.DROP_BEFORE_ACCEPTING], "looks for the batch first"),
     ("create", [fake.DROP_AFTER_ACCEPTING, fake.DROP_BEFORE_ACCEPTING], "found batch"),
     ("create", [status(500)], "may have taken it"),
-    ("create", [fake.MALFORMED], "found batch"),
-    ("create", [fake.PAGE], "does not answer like the API"),
-    ("retrieve", [status(500), status(529), fake.DROP_BEFORE_ACCEPTING, fake.MALFORMED], None),
+    ("create", [fake.GARBAGE], "found batch"),
+    ("create", [fake.HTML], "does not answer like the API"),
+    ("retrieve", [status(500), status(529), fake.DROP_BEFORE_ACCEPTING, fake.GARBAGE], None),
     ("results", [status(503), fake.DROP_BEFORE_ACCEPTING], None),
     ("results", [fake.CUT_IN_A_LINE] * 4, None),
     ("results", [fake.CUT_SILENTLY], None),
-    ("results", [fake.MALFORMED], None),
+    ("results", [fake.GARBAGE], None),
     ("results", [fake.DUPLICATE], "twice; ignored"),
     ("results", [fake.UNKNOWN], "who-is-this"),
     ("results", [fake.MISSING], None),
@@ -57,8 +57,8 @@ def test_all_of_it_at_once_costs_nothing_twice(tmp_path, side: Side, seed):
     spoilt = {
         "create": [status(429), status(529), fake.DROP_AFTER_ACCEPTING, fake.DROP_BEFORE_ACCEPTING, status(500)],
         "upload": [status(429), fake.DROP_AFTER_ACCEPTING, fake.DROP_BEFORE_ACCEPTING, status(500)],
-        "retrieve": [status(429), status(502), fake.DROP_BEFORE_ACCEPTING, fake.MALFORMED],
-        "list": [status(503), fake.DROP_BEFORE_ACCEPTING, fake.MALFORMED],
+        "retrieve": [status(429), status(502), fake.DROP_BEFORE_ACCEPTING, fake.GARBAGE],
+        "list": [status(503), fake.DROP_BEFORE_ACCEPTING, fake.GARBAGE],
         "results": [fake.CUT_IN_A_LINE, fake.CUT_SILENTLY, fake.DUPLICATE, fake.UNKNOWN, fake.MISSING, status(529)],
     }
     often: Counter = Counter()
@@ -140,8 +140,8 @@ def test_a_server_that_answers_html_is_one_clear_error_and_nothing_is_lost(tmp_p
     places = ("list", "upload", "create", "retrieve", "results")
     with side.server() as api:
         for where in places:
-            api.fault(where, *[fake.PAGE] * 40)
-        with pytest.raises(ClientError, match="does not answer like the API .*please log in.*; check the address"):
+            api.fault(where, *[fake.HTML] * 40)
+        with pytest.raises(ClientError, match="does not answer like the API .*Sign in.*; check the address"):
             side.ask(api, tmp_path)
         for where in places:
             while api.take(where):

@@ -16,7 +16,7 @@ from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests import fake_openai_batches as fake
 from tests.fake_anthropic import CUT_IN_A_LINE, DROP_AFTER_ACCEPTING, DROP_BEFORE_ACCEPTING, MISSING, status
-from tests.fault.sides import SIDES, Notes, assert_settled, quick, questions  # noqa: F401
+from tests.fault.sides import SIDES, Notes, assert_settled, questions, quick  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("quick")
 side = SIDES["openai_batch"]

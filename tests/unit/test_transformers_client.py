@@ -16,8 +16,8 @@ from tasks.spec import Runtime, SpecError
 from tests.small import write_model
 
 pytest.importorskip("llguidance", reason="the extra 'local' is not installed")
-from tasks.clients._constrained import bounded  # noqa: E402
-from tasks.clients._local_lm import LocalLM, opened  # noqa: E402
+from tasks.clients._constrained import bounded
+from tasks.clients._local_lm import LocalLM, opened
 
 SCHEMA = {
     "type": "object",
