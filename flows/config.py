@@ -33,7 +33,7 @@ from tasks.train import TrainSpec
 
 GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
 SECTIONS = (
-    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
+    "scorers", "capture", "train", "evaluate", "mine", "amplify", "explain", "score", "report", "runtime", "backend",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class Pipeline:
     train: TrainSpec
     evaluate: EvaluateSpec
     mine: MineSpec
+    amplify: dict[str, Any]
     explain: dict[str, Any]
     score: dict[str, Any]
     report: ReportSpec
@@ -159,6 +160,7 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
         mine=validated(MineSpec, config["mine"], "mine"),
+        amplify=dict(config.get("amplify") or {}),
         explain=dict(config["explain"]),
         score=dict(config["score"]),
         report=validated(ReportSpec, config["report"] or {}, "report"),
