@@ -23,6 +23,7 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests import fake_anthropic
 from tests.fake_anthropic import (
     CUT_IN_A_LINE,
     CUT_SILENTLY,
@@ -55,15 +56,10 @@ def errored(code: int = 400, kind: str = "invalid_request_error") -> dict:
 EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}
 
 
-def by_schema(body: dict[str, Any]) -> dict[str, Any]:
-    """An answer of the shape that was asked for: the right number of booleans, some words, a number."""
-    asked = json.loads(body["messages"][1]["content"])
-    properties = body["response_format"]["json_schema"]["schema"]["properties"]
-    plain = {"string": "words that name things", "number": 0.5, "boolean": True, "integer": 1}
-    return {
-        name: [True] * len(asked["windows"]) if rule["type"] == "array" else plain[rule["type"]]
-        for name, rule in properties.items()
-    }
+def by_schema(body: dict[str, Any]) -> Any:
+    """An answer of the shape that was asked for."""
+    schema = body["response_format"]["json_schema"]["schema"]
+    return fake_anthropic.by_schema({"messages": body["messages"][1:], "output_config": {"format": {"schema": schema}}})
 
 
 @dataclass
