@@ -32,6 +32,7 @@ from tests.fake_anthropic import (
     _Server,
     digest,
 )
+from tests.fake_anthropic import by_schema as _by_schema
 
 
 def said(
@@ -45,6 +46,12 @@ def said(
 def error(code: int, message: str = "told to", name: str = "invalid_request_error") -> dict[str, Any]:
     """An answer: an HTTP error."""
     return {"error": {"message": message, "type": name, "param": None, "code": name}, "http": code}
+
+
+def by_schema(params: dict[str, Any]) -> dict[str, Any]:
+    """An answer of the shape that was asked for, as ``fake_anthropic.by_schema`` gives it."""
+    schema = params["response_format"]["json_schema"]["schema"]
+    return _by_schema({"messages": params["messages"][-1:], "output_config": {"format": {"schema": schema}}})
 
 
 @dataclass

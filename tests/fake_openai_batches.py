@@ -23,7 +23,6 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests import fake_anthropic
 from tests.fake_anthropic import (
     CUT_IN_A_LINE,
     CUT_SILENTLY,
@@ -38,6 +37,7 @@ from tests.fake_anthropic import (
     UNKNOWN,
     page,
 )
+from tests.fake_openai import by_schema
 
 FAILED = "the batch is not worked on at all"
 
@@ -54,12 +54,6 @@ def errored(code: int = 400, kind: str = "invalid_request_error") -> dict:
 
 
 EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}
-
-
-def by_schema(body: dict[str, Any]) -> Any:
-    """An answer of the shape that was asked for."""
-    schema = body["response_format"]["json_schema"]["schema"]
-    return fake_anthropic.by_schema({"messages": body["messages"][1:], "output_config": {"format": {"schema": schema}}})
 
 
 @dataclass

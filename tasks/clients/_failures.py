@@ -68,7 +68,7 @@ def failure(error: Exception, sdk: ModuleType, host: str) -> Failed:
 
 def _of_status(response: Any, host: str) -> Failed:
     code = response.status_code
-    names, message = _told(response)
+    names, message, flagged = _told(response)
     reason = scrubbed(f"{code} {message}")
     if 300 <= code < 400:
         return Failed(
@@ -76,6 +76,8 @@ def _of_status(response: Any, host: str) -> Failed:
         )
     if names & UNPAID:
         return Failed(f"{host} refused ({reason}); {OF_THE_ACCOUNT[402]}", stops=True)
+    if flagged:
+        return Failed(reason)
     if code in OF_THE_ACCOUNT:
         return Failed(f"{host} refused ({reason}); {OF_THE_ACCOUNT[code]}", stops=True)
     return Failed(
@@ -87,30 +89,32 @@ def _of_status(response: Any, host: str) -> Failed:
     )
 
 
-def _told(response: Any) -> tuple[set[str], str]:
-    """Names that a server gives its error, and what it says of it."""
+def _told(response: Any) -> tuple[set[str], str, bool]:
+    """Names that a server gives its error, what it says of it, and whether it is the question that it objects to."""
     text = response.text
     if is_html(response):
-        return set(), f"an HTML page{_title(text)}"
+        return set(), f"an HTML page{_title(text)}", False
     try:
         body = json.loads(text)
-    except ValueError:
-        return set(), text
+    except (ValueError, RecursionError):
+        return set(), text, False
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
-        return set(), str(error)
-    details = error.get("details")
+        return set(), str(error), False
+    details, metadata = error.get("details"), error.get("metadata")
     more = details.get("error_code") if isinstance(details, dict) else None
     names = {str(name) for name in (error.get("type"), error.get("code"), more) if name}
-    return names, f"{error.get('type') or error.get('code') or ''} {error.get('message') or ''}".strip()
+    message = f"{error.get('type') or error.get('code') or ''} {error.get('message') or ''}".strip()
+    flagged = isinstance(metadata, dict) and "flagged_input" in metadata  # OpenRouter's moderation, a 403 as well
+    return names, message, flagged
 
 
 def answer_of(response: Any, host: str) -> dict[str, Any]:
     """The JSON object of a successful response. Raises ``Failed``."""
     if is_html(response):
         raise Failed(
-            f"runtime.base_url = {host!r}, but it answers with an HTML page{_title(response.text)}, not like the API; "
-            "set the API's address (of OpenAI-compatible servers it ends with /v1)",
+            f"LLM API = {host!r}, but it answers with an HTML page{_title(response.text)}, not like the API; "
+            "set runtime.base_url to the API's address (of OpenAI-compatible servers it ends with /v1)",
             stops=True,
         )
     try:

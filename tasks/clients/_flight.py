@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,18 +22,13 @@ from artifacts.live import Live, asking, lost, unsent
 from tasks.clients._failures import Failed, answer_of, failure
 from tasks.clients._pace import Pace, backoff_seconds
 from tasks.clients._results import unpaid
+from tasks.clients._scribe import Scribe
 from tasks.clients.base import ClientError, Request
 
 if TYPE_CHECKING:
     from artifacts.journal import Journal
     from tasks.clients._live import LiveClient
     from tasks.spec import Runtime
-
-FLUSH_SECONDS = 0.2
-"""Answers that come within this time are written together; or within a tenth of what an answer takes, if that is more,
-up to ``LONGEST_FLUSH_SECONDS``. They are what a killed process loses besides what was in flight."""
-
-LONGEST_FLUSH_SECONDS = 2.0
 
 DOUBTFUL_TRIES = 3
 """Times that a request is sent whose answer gets lost, since each time may have been paid for."""
@@ -73,7 +68,6 @@ class Flight:
         self._held: dict[str, float] = {}
         self._usd = 0.0
         self._fruitless = 0
-        self._seconds = 0.0
         self._draw = random.Random()
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -109,8 +103,8 @@ class Flight:
 
     async def _fly(self) -> None:
         client = self.client
-        self._stopping, self._wake, self._urgent, self._landed = (asyncio.Event() for _ in range(4))
-        self._pending: list[tuple[tuple[Mapping[str, Any], ...], asyncio.Future[None]]] = []
+        self._stopping, self._landed = asyncio.Event(), asyncio.Event()
+        self._scribe = Scribe(self.live)
         self._ahead = max(1, client.in_flight // 2)
         self._ready: asyncio.Queue[Item | None] = asyncio.Queue(self._ahead)
         self._slots, self._room = asyncio.Semaphore(client.in_flight), asyncio.Semaphore(8 * client.in_flight)
@@ -121,10 +115,12 @@ class Flight:
             return
         self._sdk = importlib.import_module(client.SDK)
         async with self._connection:
-            scribe = asyncio.create_task(self._write())
+            writing = asyncio.create_task(self._scribe.write())
             workers = [asyncio.create_task(self._feed()), asyncio.create_task(self._send())]
             stopping = asyncio.create_task(self._stopping.wait())
             await asyncio.wait([workers[1], stopping], return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                self._scribe.hurry()
             for task in [*workers, stopping]:
                 task.cancel()
             for task in workers:
@@ -132,10 +128,10 @@ class Flight:
                     await task
             await self._land()
             with suppress(Exception):  # it is told already
-                await self._note(*(unsent(digest) for digest in self._noted))
-            scribe.cancel()
+                await self._scribe.note(*(unsent(digest) for digest in self._noted), urgent=True)
+            writing.cancel()
             with suppress(asyncio.CancelledError):
-                await scribe
+                await writing
 
     async def _land(self) -> None:
         """Wait for what is in flight; not long, when nobody waits for it."""
@@ -161,7 +157,7 @@ class Flight:
         try:
             while items := await asyncio.to_thread(self._next):
                 self._noted |= {item.digest: item for item in items}
-                await self._note(*(asking(item.digest, item.most_usd) for item in items), urgent=True)
+                await self._scribe.note(*(asking(item.digest, item.most_usd) for item in items), urgent=True)
                 for item in items:
                     await self._ready.put(item)
             await self._ready.put(None)
@@ -211,8 +207,8 @@ class Flight:
             self.journal.pay(self.live.entry, self._usd + sum(self._held.values()))
             self._landed.set()
             self._slots.release()
-            self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
-            await self._note(*lines, urgent=not self._held)  # nothing comes soon after the last
+            self._scribe.took(time.monotonic() - began)
+            await self._scribe.note(*lines, urgent=not self._held)  # nothing comes soon after the last
             if record["status"] != "unsent":
                 self._out.put(record)
         except Exception as error:
@@ -244,7 +240,7 @@ class Flight:
             lines = [lost(item.digest, item.most_usd)] if failed.paid else []
             if not (over or self._stopping.is_set()):
                 if lines:
-                    await self._note(*lines, urgent=True)
+                    await self._scribe.note(*lines, urgent=True)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), wait)
                 await self._pace.turn(item.most_tokens)
@@ -266,7 +262,7 @@ class Flight:
         answer = answer_of(response, self._host)
         try:
             return self.client.record(item.digest, answer, item.request)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise Failed(f"an answer of unknown form ({type(error).__name__})", again=True, paid=True) from None
 
     def _give_up(self, why: str) -> None:
@@ -276,43 +272,6 @@ class Flight:
                 f"{self._host} cannot be used now, but {self._fruitless} requests in a row came to nothing (the last: "
                 f"{why}); nothing that was paid is lost: give the same command later"
             ))  # fmt: skip
-
-    # from the air to the journal
-
-    def _note(self, *lines: Mapping[str, Any], urgent: bool = False) -> asyncio.Future[None]:
-        """Done once lines are in the journal."""
-        done = asyncio.get_running_loop().create_future()
-        self._pending.append((lines, done))
-        self._wake.set()
-        if urgent:
-            self._urgent.set()
-        return done
-
-    async def _write(self) -> None:
-        """Write what others note, together with what comes soon after."""
-        while True:
-            await self._wake.wait()
-            if not self._stopping.is_set():
-                with suppress(TimeoutError):
-                    window = min(max(FLUSH_SECONDS, 0.1 * self._seconds), LONGEST_FLUSH_SECONDS)
-                    await asyncio.wait_for(self._urgent.wait(), window)
-            self._wake.clear()
-            self._urgent.clear()
-            pending, self._pending = self._pending, []
-            lines = [line for noted, _ in pending for line in noted]
-            error: Exception | None = None
-            try:
-                if lines:
-                    await asyncio.to_thread(self.live.write, lines)
-            except Exception as caught:
-                error = caught
-            for _, done in pending:
-                if done.cancelled():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
 
 
 def _times(n: int) -> str:

@@ -111,7 +111,9 @@ class Calls:
                     live = stack.enter_context(self.journal.asking(self._who(), mine)) if mine else None
                 yield from self._known(answered)
                 if live is not None:
-                    yield from self._asked(live, mine, len(asked))
+                    if not self.announced:
+                        self._announce(set(self.open) - theirs, len(asked))
+                    yield from self._asked(live, mine)
                 elif self.open:
                     if not waits:
                         self.progress.note(f"another process is asking {len(self.open):,} of these; waiting for it")
@@ -128,16 +130,19 @@ class Calls:
                 if record["final"] and answered.get(record["digest"]) == id and record["digest"] in self.open:
                     yield self._handed(reply_of(record, reused=True))
 
-    def _asked(self, live: Live, digests: list[str], n_asked: int) -> Iterator[Reply]:
+    def _announce(self, digests: set[str], n_asked: int) -> None:
+        client, limit = self.client, self.runtime.max_usd
+        most = client.estimate(of(client, self.requests, digests))
+        self.progress.note(announced(client, most, len(digests), n_asked, self.journal.spent_usd, limit))
+
+    def _asked(self, live: Live, digests: list[str]) -> Iterator[Reply]:
         """What the API answers. Raises ``ClientError`` when it cannot be used, or no more may be spent."""
-        client, wanted = self.client, set(digests)
+        client = self.client
         connection = client.connect(self.runtime)
         if not self.announced:
-            self.announced = True
             warn(client, client.host(connection), self.progress)
-            most, limit = client.estimate(of(client, self.requests, wanted)), self.runtime.max_usd
-            self.progress.note(announced(client, most, len(wanted), n_asked, self.journal.spent_usd, limit))
-        flight = Flight(client, connection, of(client, self.requests, wanted), live, self.journal, self.runtime)
+        self.announced = True
+        flight = Flight(client, connection, of(client, self.requests, set(digests)), live, self.journal, self.runtime)
         try:
             for record in flight.records():
                 yield self._handed(reply_of(record, reused=False))
@@ -153,5 +158,5 @@ class Calls:
     def _handed(self, reply: Reply) -> Reply:
         del self.open[reply.digest]
         self.usd += 0.0 if reply.reused else reply.usage.usd or 0.0
-        self.bar.advance(1, usd=round(self.usd, 4))
+        self.bar.advance(1, **({} if reply.usage.usd is None else {"usd": round(self.usd, 4)}))
         return reply

@@ -71,5 +71,7 @@ class Pace:
 def backoff_seconds(tried: int, asked: float | None, draw: random.Random) -> float:
     """Seconds before a request is tried again: what the server asked for or else ever longer, and up to a quarter more,
     so that not all come back at once."""
-    wait = min(FIRST_WAIT_SECONDS * 2 ** (tried - 1), LONGEST_BACKOFF_SECONDS) if asked is None else asked
+    wait = min(FIRST_WAIT_SECONDS * 2 ** (tried - 1), LONGEST_BACKOFF_SECONDS)
+    if asked is not None:
+        wait = max(asked, 0.1 * wait)  # who says "at once" eight times is not asked eight times at once
     return min(wait, LONGEST_WAIT_SECONDS) * (1 + 0.25 * draw.random())

@@ -59,10 +59,11 @@ def succeeded(digest: str, message: dict[str, Any], cost: Callable[..., float] |
         status, detail = "errored", f"an empty answer, stopped by {stop}"
     usage = message.get("usage") or {}
     plain, write, read = (
-        int(usage.get(name) or 0) for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        max(0, int(usage.get(name) or 0))
+        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     )
     write_1h = int((usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0)
-    output = int(usage.get("output_tokens") or 0)
+    output = max(0, int(usage.get("output_tokens") or 0))
     usd = cost(plain, output, write - write_1h, write_1h, read) if cost else None
     return {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
             "input_tokens": plain + write + read, "output_tokens": output, "model": message.get("model"),

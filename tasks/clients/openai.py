@@ -142,7 +142,7 @@ class OpenAI(LiveClient):
         elif request.schema is not None and self.structured != "json_schema":
             text = bare(text)
         usage = answer.get("usage") or {}
-        n_in, n_out = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        n_in, n_out = (max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens"))
         usd = self.usd(n_in, n_out)
         if usd is not None and not usage:
             usd, detail = self.most_usd(request), detail or "the server tells no usage; the most it can cost is counted"

@@ -89,10 +89,18 @@ class Scorer(Spec):
     """What ``Score.value`` is: also ``recall``, ``accuracy``, ``correlation``, ``AUROC``."""
 
     CHANCE: ClassVar[float] = 0.5
-    """The value that an explanation without worth comes to."""
+    """The value that an explanation without worth comes to; ``Score.extra["chance"]`` takes its place where a score
+    has one of its own."""
+
+    RANGE: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Least and greatest value that there can be."""
 
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     """Artifacts that it rests on beside ``mine`` and ``explain``: ``lm``, ``sae``, ``amplify``."""
+
+    USES_EXPLANATION: ClassVar[bool] = True
+    """False for a scorer that tells how clear a latent is in itself: it has no blind control, since another latent's
+    explanation changes nothing, and it measures latents that nobody could explain, too."""
 
     def needs_client(self, explanation_has_predicate: bool) -> bool:
         """Whether an LLM must judge an explanation that has a predicate, or has none."""

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import tasks.clients
+from artifacts import ledger
 from artifacts.journal import Journal
 from tasks.asking import Questions
 from tasks.clients.base import Client, ClientError, Request
@@ -213,6 +214,24 @@ def test_the_limit_holds_and_nothing_is_sent_beyond_it(kind, served, tmp_path):
     with pytest.raises(ClientError, match=r"runtime\.max_usd = 0, but .*; set runtime.max_usd="):
         list(one.answer(questions(), Journal(tmp_path), limited, Progress()))
     assert not api.paid
+
+
+@every
+def test_what_is_paid_is_in_the_ledger(kind, served, tmp_path):
+    runtime, _ = served
+    paid = sum(r.usage.usd for r in client(kind).answer(questions(), Journal(tmp_path), runtime, Progress()))
+    rows = ledger.rows(Journal(tmp_path))
+    assert sum(row["usd"] for row in rows) == pytest.approx(paid) and not any(row["possibly_usd"] for row in rows)
+    if paid:
+        assert [(row["kind"], row["n_requests"], row["n_answered"]) for row in rows] == [(kind, 4, 4)]
+        assert paid <= client(kind).estimate(questions()).usd
+
+
+@every
+def test_the_limit_may_be_lifted(kind, served, tmp_path):
+    runtime, _ = served
+    free = runtime.model_copy(update={"max_usd": None})
+    assert {r.status for r in client(kind).answer(questions(), Journal(tmp_path), free, Progress())} == {"ok"}
 
 
 @every

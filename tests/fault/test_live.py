@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from artifacts import ledger
+from artifacts.errors import LeaseLost
 from artifacts.journal import Journal
+from artifacts.live import asking
 from tasks.clients import _flight, _pace
 from tasks.clients.anthropic import Anthropic
 from tasks.clients.base import ClientError, Reply, Request
@@ -27,6 +29,7 @@ from tasks.clients.openai import OpenAI
 from tasks.progress import Progress
 from tasks.spec import Runtime
 from tests import fake_anthropic as fake
+from tests import objects
 from tests.fake_anthropic import FakeAnthropic, errored, status, succeeded
 from tests.fake_openai import FakeOpenAI, error, said
 from tests.fault import live_child
@@ -174,6 +177,19 @@ def test_tries_that_are_used_up_are_a_status_and_the_next_command_asks_again(wor
 def test_a_request_that_is_wrong_spoils_no_other(world):
     world.api.answer = lambda params: world.refused() if "[2]" in str(params["messages"]) else "{}"
     assert Counter(reply.status for reply in world.ask()) == {"ok": 4, "errored": 1}
+
+
+def test_a_question_that_a_router_objects_to_spoils_no_other(tmp_path):
+    flagged = {"http": 403, "error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "x", "reasons": []}}}
+    with FakeOpenAI(answer=lambda params: flagged if "[2]" in str(params["messages"]) else "{}") as api:
+        assert Counter(reply.status for reply in World("openai", api, tmp_path).ask()) == {"ok": 4, "errored": 1}
+
+
+def test_numbers_that_cannot_be_are_no_answer(world):
+    usage = {name: 1e999 for name in ("input_tokens", "output_tokens", "prompt_tokens", "completion_tokens")}
+    world.api.answer = lambda params: succeeded("{}", usage=usage) if world.kind == "anthropic" else said("{}", usage=usage)
+    assert {r.status for r in world.ask(n=1)} == {"errored"} and world.ledger["usd"] == 0.0
+    assert world.ledger["possibly_usd"] > 0.0
 
 
 def test_a_server_that_fails_every_request_is_not_asked_for_ever(world):
@@ -397,8 +413,8 @@ def kills(fork, world: World, n: int, n_kills: int, seed: int) -> int:
         child.join(30)
         killed += child.exitcode == -9
         while not out.empty():
-            if (told := out.get()) is not None:
-                handed.add(told[0])
+            handed.add(out.get())
+        handed.discard(n)  # told by one that came to its end
         assert all(world.api.paid[names[d]] == arrived[names[d]] for d in known), "what was recorded is not asked again"
         (row,) = ledger.rows(Journal(world.root)) or [{"usd": 0.0, "possibly_usd": 0.0}]
         assert row["usd"] + row["possibly_usd"] >= dollars(world) - 1e-12
@@ -427,10 +443,10 @@ def test_two_processes_with_the_same_questions_share_them(world, fork):
     children = [fork.Process(target=live_child.ask, args=(world.kind, world.api.url, str(world.root), 40, out)) for out in outs]
     for child in children:
         child.start()
-    told = [list(iter(out.get, None)) for out in outs]
+    new = [list(iter(out.get, 40)) for out in outs]
     for child in children:
         child.join(60)
-    assert all(Counter(status for _, status in each) == {"ok": 40} for each in told)
+    assert len(set(new[0]) | set(new[1])) == len(new[0]) + len(new[1]) == 40
     assert set(world.api.paid.values()) == {1}
 
 
@@ -518,3 +534,35 @@ def test_log_probabilities_are_not_asked_for_unless_wanted(tmp_path):
     with FakeOpenAI() as api:
         World("openai", api, tmp_path).ask(n=1)
         assert "logprobs" not in api.asked[0] and json.loads(api.asked[0]["messages"][1]["content"]) == {"windows": [0]}
+
+
+# a bucket
+
+
+def test_on_a_bucket_answers_are_kept_and_a_dead_process_blocks_nobody(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    bucket = objects.bucket(s3)
+
+    def journal(name: str) -> Journal:
+        return Journal(objects.store(s3, bucket, tmp_path / name).backend, "journal")
+
+    client = OpenAI(model="m", price_input=1.0, price_output=2.0, in_flight=8)
+    digests = [client.digest(request) for request in questions(20)]
+    dead = journal("dead")
+    with dead.sending():
+        entering = dead.asking({"kind": "openai", "model": "m"}, digests)
+        live = entering.__enter__()
+    live.write([asking(digest, 0.5) for digest in digests[:3]])
+    (lock,) = [path for path in dead._backend.paths("journal/live") if path.endswith(".lock")]
+    held = json.loads(dead._backend.read(lock))
+    dead._backend.write(lock, json.dumps({**held, "pid": 2**22 + 1}).encode())  # as if its process had been killed
+    with FakeOpenAI() as api:
+        for reused in (False, True):
+            replies = list(client.answer(questions(20), journal(str(reused)), Runtime(base_url=api.url), Progress()))
+            assert Counter((r.status, r.reused) for r in replies) == {("ok", reused): 20}
+        assert set(api.paid.values()) == {1} and len(api.paid) == 20
+    (row,) = ledger.rows(journal("ledger"))
+    assert row["n_answered"] == 20 and row["possibly_usd"] == 1.5
+    with pytest.raises(LeaseLost):
+        live.write([asking(digests[4], 0.5)])
+    entering.gen.close()
