@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,7 @@ def completion_record(digest: str, body: dict[str, Any], price: Price | None) ->
     record = {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
               "input_tokens": input_tokens, "output_tokens": output_tokens, "model": body.get("model"),
               "message": body.get("id")}  # fmt: skip
-    logprobs = _logprobs(choice.get("logprobs"))
+    logprobs = read_logprobs(choice.get("logprobs"))
     return record if logprobs is None else {**record, "logprobs": logprobs}
 
 
@@ -72,15 +73,15 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _logprobs(told: Any) -> list[list[Any]] | None:
-    """``[token, logprob, {token: logprob}]`` for each token; None where the server tells nothing usable."""
-    content = told.get("content") if isinstance(told, dict) else None
-    if not isinstance(content, list):
-        return None
+def read_logprobs(given: Any) -> list[list[Any]] | None:
+    """``[token, logprob, {token: logprob}]`` for each token of an answer; None when that is not what was given."""
     try:
-        return [
-            [str(at["token"]), float(at["logprob"]), {str(t["token"]): float(t["logprob"]) for t in at["top_logprobs"]}]
-            for at in content
+        found = [
+            [str(t["token"]), t["logprob"], {str(o["token"]): o["logprob"] for o in t.get("top_logprobs") or []}]
+            for t in given["content"]
         ]
-    except (KeyError, TypeError, ValueError):
+    except (TypeError, KeyError, AttributeError):
         return None
+    numbers = [number for _, logprob, top in found for number in (logprob, *top.values())]
+    good = all(type(n) in (int, float) and math.isfinite(n) and n <= 1e-3 for n in numbers)
+    return found if found and good else None

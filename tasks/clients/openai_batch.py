@@ -27,6 +27,10 @@ class OpenAIBatch(Batched):
     model: str
     """Model id."""
 
+    base_url: str | None = None
+    """Address, which ends with ``/v1``; ``runtime.base_url`` goes before it, the SDK's own environment variable and
+    default after it. Never enters a key."""
+
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     """How much the model thinks, which is paid as output; null for models that know no effort."""
 
@@ -39,7 +43,7 @@ class OpenAIBatch(Batched):
     price_batch: float = Field(BATCH, ge=0, le=1)
     """Price in a batch, relative to the prices below. Never enters a key."""
 
-    NOT_ASKED: ClassVar[frozenset[str]] = Batched.NOT_ASKED | {"price_batch"}
+    NOT_ASKED: ClassVar[frozenset[str]] = Batched.NOT_ASKED | {"base_url", "price_batch"}
 
     @property
     def price(self) -> Price | None:
@@ -48,7 +52,7 @@ class OpenAIBatch(Batched):
         return price_of(self.model)
 
     def api(self, runtime: Runtime) -> OpenAIBatchesAPI:
-        return OpenAIBatchesAPI(runtime.base_url)
+        return OpenAIBatchesAPI(runtime.base_url or self.base_url)
 
     def check(self, runtime: Runtime) -> None:
         self.check_price(runtime)

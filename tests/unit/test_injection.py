@@ -47,7 +47,7 @@ HOSTILE = {
     "empty": "",
 }
 hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-STATUSES = {"ok", "unparsable", "too_few_examples", "refused", "truncated", "errored", "expired", "canceled", "missing"}
+STATUSES = {"ok", "unparsable", "too_few_examples", "refused", "truncated", "errored", "expired", "canceled", "missing", "none"}
 
 
 def made(package: Any, group: str, kind: str) -> Any:
@@ -140,8 +140,8 @@ def test_a_reply_is_read_as_what_it_was_asked_for_or_not_at_all(kind, text):
     if not requests:
         pytest.skip(f"{kind} asks nothing")
     found = one.read([Reply("", "ok", text)] * len(requests), examples)
-    if found.status == "ok":  # only what really has the form is an answer
-        assert json.loads(text)["label"] and found.label == "PWNED"
+    if found.status == "ok":  # only what really has the form is an answer, in a fence or not
+        assert '{"label": "PWNED"' in text and found.label == "PWNED"
     else:
         assert (found.status, found.label, found.confidence) == ("unparsable", "", None)
 
@@ -151,6 +151,8 @@ def test_a_reply_is_read_as_what_it_was_asked_for_or_not_at_all(kind, text):
 def test_what_a_model_was_talked_into_saying_is_cleaned(kind, text):
     one, examples = made(tasks.explainers, "explainer", kind), latent_examples(0)
     replies = [_said(reply, text) for reply in answered(one.requests(examples))]
+    if not replies:
+        pytest.skip(f"{kind} asks nothing")
     found = one.read(replies, examples)
     assert found.status in ("ok", "unparsable") and (found.status == "ok") == bool(found.label)
     assert_clean(found.label)
