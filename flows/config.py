@@ -14,6 +14,7 @@ from typing import Any
 
 from artifacts.store import Store
 from flows.places import Place, place
+from tasks.analyse import AnalyseSpec
 from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
 from tasks.clients.base import Client
@@ -33,7 +34,7 @@ from tasks.train import TrainSpec
 
 GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
 SECTIONS = (
-    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
+    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "analyse", "report", "runtime", "backend",
 )  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class Pipeline:
     mine: MineSpec
     explain: dict[str, Any]
     score: dict[str, Any]
+    analyse: AnalyseSpec
     report: ReportSpec
     runtime: Runtime
     backend: Place
@@ -161,6 +163,7 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         mine=validated(MineSpec, config["mine"], "mine"),
         explain=dict(config["explain"]),
         score=dict(config["score"]),
+        analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
         backend=place(config["backend"]),

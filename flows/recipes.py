@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flows.config import Pipeline
+from tasks.analyse import analyse, titles
 from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import evaluate
@@ -30,7 +31,7 @@ class Wanted:
 
     named: dict[str, dict[str, Recipe]] = field(default_factory=dict)
     """Hookpoint (in a sweep, with what was swept) to stage name to recipe, for stages that are one artifact (scores as
-    ``score/<kind>``)."""
+    ``score/<kind>``, with what tells them apart where a kind is there twice)."""
 
     def all(self) -> list[Recipe]:
         """Every recipe that a wanted one rests on, parents first, each once."""
@@ -62,31 +63,49 @@ def recipes(p: Pipeline) -> Wanted:
         norm = normalise(NormaliseSpec(norm=p.norm), shards=training)
         sae = train(p.train, shards=training, validation=validation, norm=norm)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
-        surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in training + test]
-        mined = mine(p.mine, sae=sae, lm=lm, surveys=surveys)
-        extra = {"lm": lm, "sae": sae}
-
-        def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
-            return {name: extra[name] for name in sorted(kind.INPUTS)}
-
-        asked = p.client if p.explainer.NEEDS_CLIENT else None
-        spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
-        explained = explain(spec, mine=mined, **inputs(p.explainer))
-        scores = [
-            score(
-                validated(ScoreSpec, {**p.score, "scorer": scorer, "client": p.client}, "score"),
-                mine=mined,
-                explain=explained,
-                **inputs(scorer),
-            )
-            for scorer in p.scorers
-        ]
+        mined = windows(p, lm, sae, training + test)
+        asked = asking(p, lm, sae, mined)
         page = report(
-            p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=explained, scores=scores
-        )
+            p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=asked["explain"],
+            scores=scores_of(asked), analysis=asked["analyse"],
+        )  # fmt: skip
         wanted.finals.append(page)
         wanted.named[hookpoint] = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
-            "explain": explained, "report": page, **{f"score/{s.spec.scorer.kind}": s for s in scores},
+            "report": page, **asked,
         }  # fmt: skip
     return wanted
+
+
+def windows(p: Pipeline, lm: Recipe, sae: Recipe, shards: list[Recipe]) -> Recipe:
+    """The windows that explainers and scorers see of an SAE, from captures of splits train and test."""
+    surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in shards]
+    return mine(p.mine, sae=sae, lm=lm, surveys=surveys)
+
+
+def asking(p: Pipeline, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recipe | None = None) -> dict[str, Recipe]:
+    """All that comes after the windows: stages ``explain`` (if it is not given), ``score/<name>`` and ``analyse``."""
+    extra = {"lm": lm, "sae": sae}
+
+    def inputs(kind: Explainer | Scorer) -> dict[str, Recipe]:
+        return {name: extra[name] for name in sorted(kind.INPUTS)}
+
+    if explained is None:
+        asked = p.client if p.explainer.NEEDS_CLIENT else None
+        spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
+        explained = explain(spec, mine=mined, **inputs(p.explainer))
+    specs = [validated(ScoreSpec, {**p.score, "scorer": s, "client": p.client}, "score") for s in p.scorers]
+    names = titles([spec.payload() for spec in specs])
+    scores = {
+        f"score/{name}": score(spec, mine=mined, explain=explained, **inputs(spec.scorer))
+        for name, spec in zip(names, specs, strict=True)
+    }
+    return {
+        "explain": explained, **scores,
+        "analyse": analyse(p.analyse, mine=mined, explain=explained, scores=list(scores.values())),
+    }  # fmt: skip
+
+
+def scores_of(named: dict[str, Recipe]) -> list[Recipe]:
+    """The scores among some named recipes, in their order."""
+    return [recipe for name, recipe in named.items() if name.startswith("score/")]

@@ -25,9 +25,9 @@ class ReportSpec(Spec):
     """Windows of each sort on a card."""
 
 
-@stage("report", version=1)
+@stage("report", version=2)
 def report(job: Job[ReportSpec]) -> Summary:
-    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list)."""
+    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list), analysis."""
     text = page(job)
     (job.out / "report.html").write_text(text, "utf-8")
     return {"bytes": len(text.encode()), "n_cards": job.spec.n_cards}

@@ -92,6 +92,8 @@ def score(job: Job[ScoreSpec]) -> Summary:
     work.troubles.raise_if_all()
     return {
         "scorer": work.name,
+        "metric": spec.scorer.METRIC,
+        "chance": spec.scorer.CHANCE,
         **_mean("", values),
         **_mean("control_", controls),
         "n": len(explained),

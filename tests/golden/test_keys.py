@@ -9,6 +9,7 @@ from flows.config import composed, pipeline
 from flows.recipes import recipes
 
 KEYS = {
+    "analyse": "362842313b58febabaa4e9be3f13af4677bcbcb66cc13764b4020ec4f892ddf0",
     "capture": "6f0c7badd970cf520f34533a9d4c07f0a85ed434cd7a9aebac1418722d56ba61",
     "corpus": "c63c771c0cc9d0935a1697b13cd0b76d720d72a86326fc2f8d35b992a9c9b847",
     "evaluate": "f837a2e9b317364b8490e147ef5af362328e7ae251ea2667680163e225da4d65",
@@ -17,7 +18,7 @@ KEYS = {
     "mine": "8bdedf6dc2ca7495a3345646a17ea82b09edf15f89acc20ed9f1e5010837d214",
     "mine_shard": "b0636ddf6ccc29744fe23b53f129002512b17a9d39fa65f55a06205730d5eec9",
     "normalise": "b4c7e38afe70b5819725cea606e511c569c7749bb638f746492c55c252c2aa88",
-    "report": "c50c76a41767f02a3f01b8c2e9b81281828d6b954fc2cb70199db04f3e5210ca",
+    "report": "08c57dc718116e2b6135beeaaa39038623d4270f2166434f298f2b9049813f13",
     "score/detection": "000c9b62a9e9e4c3ff4d7d102a3c617daba31c23be20e9f7d8a9ce0903ed8922",
     "train": "6e7fe57905fa08801c4e2c012ec4d4dbdc6e1c1f2dbf3f77751bd6f65b57ba5b",
 }
