@@ -161,6 +161,27 @@ class Journal:
         """Whether the results of an entry were fetched, by whomever."""
         return self._backend.size(self._at(f"replies/{entry.id}.jsonl")) > 0
 
+    def ledger(self) -> list[dict[str, Any]]:
+        """What requests took, by day, kind of client and model: tokens and dollars of answers, and requests without one.
+
+        ``usd`` is None where an answer has no price; ``possibly_usd`` is what requests in flight, or lost, may come to.
+        """
+        found: dict[tuple[str, str, str], dict[str, Any]] = {}
+        replied = self._ids("replies")
+        for id in sorted(self._ids("intents") - self._ids("void")):
+            entry = self.entry(id)
+            at = (f"{entry.when:%Y-%m-%d}", str(entry.client.get("kind", "")), str(entry.client.get("model", "")))
+            zeros = {n: 0 for n in ("n_requests", "n_answered", "input_tokens", "output_tokens")}
+            row = found.setdefault(at, {"day": at[0], "kind": at[1], "model": at[2], **zeros, "usd": 0.0, "possibly_usd": 0.0})
+            row["n_requests"] += len(entry.requests)
+            for record in self.replies(id) if id in replied else ():
+                row["n_answered"] += bool(record.get("final"))
+                row["input_tokens"] += record.get("input_tokens") or 0
+                row["output_tokens"] += record.get("output_tokens") or 0
+                usd = record.get("usd")
+                row["usd"] = None if usd is None or row["usd"] is None else row["usd"] + usd
+        return [found[at] for at in sorted(found)]
+
     # who sends
 
     @contextmanager

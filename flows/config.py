@@ -134,8 +134,11 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def pipeline(config: Mapping[str, Any]) -> Pipeline:
-    """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
+def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
+    """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``.
+
+    ``given``: the stage (``train``, ``mine``, ``explain``) up to which a store has all, so that nothing above it is checked.
+    """
     known = {*GROUPS, *SECTIONS}
     for name in sorted(set(config) - known):
         near = difflib.get_close_matches(name, known, 1)
@@ -169,7 +172,13 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         backend=place(config["backend"]),
         plain=dict(config),
     )
-    _check(found)
+    if not given:
+        _check_model(found)
+    if given != "explain":
+        _check_explainer(found)
+    if found.client is not None:
+        found.client.check(found.runtime)
+    found.backend.check()
     return found
 
 
@@ -203,8 +212,8 @@ def _file(group: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}  # type: ignore[return-value]
 
 
-def _check(p: Pipeline) -> None:
-    """What no spec can see alone."""
+def _check_model(p: Pipeline) -> None:
+    """What no spec can see alone of the model and the SAE."""
     facts = p.lm.facts()
     if facts is not None:
         for hookpoint in p.hookpoints:
@@ -216,14 +225,15 @@ def _check(p: Pipeline) -> None:
                 f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "
                 f"{facts.context_length}; use {facts.context_length}"
             )
+
+
+def _check_explainer(p: Pipeline) -> None:
+    """Whether the explainer has whom to ask."""
     if p.client is None and p.explainer.NEEDS_CLIENT:
         raise SpecError(
             f"explainer = {p.plain['explainer']['kind']!r}, but it asks an LLM and client is none; "
             "use client=anthropic_batch, or explainer=lexical"
         )
-    if p.client is not None:
-        p.client.check(p.runtime)
-    p.backend.check()
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:

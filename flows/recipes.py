@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flows.config import Pipeline
-from tasks.analyse import analyse, titles
+from tasks.analyse import analyse
+from tasks.analysis.naming import titles
 from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import evaluate
@@ -67,7 +68,7 @@ def recipes(p: Pipeline) -> Wanted:
         asked = asking(p, lm, sae, mined)
         page = report(
             p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=asked["explain"],
-            scores=scores_of(asked), analysis=asked["analyse"],
+            scores=scores_of(asked), statistics=asked["analyse"],
         )  # fmt: skip
         wanted.finals.append(page)
         wanted.named[hookpoint] = {
@@ -95,7 +96,7 @@ def asking(p: Pipeline, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recip
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))
     specs = [validated(ScoreSpec, {**p.score, "scorer": s, "client": p.client}, "score") for s in p.scorers]
-    names = titles([spec.payload() for spec in specs])
+    names = titles([spec.payload() for spec in specs], "scorer")
     scores = {
         f"score/{name}": score(spec, mine=mined, explain=explained, **inputs(spec.scorer))
         for name, spec in zip(names, specs, strict=True)

@@ -50,6 +50,7 @@ class RunRecord(Progress):
         body = {
             "id": f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}",
             "when": now(),
+            "command": jobs[0].goal.command if jobs[0].goal else "run",
             "overrides": list(typed),
             "config": jobs[0].pipeline.plain,
             "jobs": [{"overrides": job.overrides, "settings": job.settings} for job in jobs] if several else [],

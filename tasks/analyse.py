@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from pydantic import Field
 from tasks.analysis import answers as judged
 from tasks.analysis.agreement import correlations
 from tasks.analysis.estimates import RANGES, mean, n_effective, paired, quartiles, share
+from tasks.analysis.naming import titles
 from tasks.lazy import pa, pc, pq
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
@@ -39,7 +40,7 @@ class AnalyseSpec(Spec):
 def analyse(job: Job[AnalyseSpec]) -> Summary:
     """Write ``latents.parquet`` and ``analysis.json``. Inputs: ``mine``, ``explain``, ``scores`` (a list)."""
     opened = job.many("scores")
-    names = titles([score.manifest.spec for score in opened])
+    names = titles([score.manifest.spec for score in opened], "scorer")
     table, columns = latent_table(job.one("mine"), job.one("explain"), dict(zip(names, opened, strict=True)))
     pq.write_table(table, job.out / "latents.parquet", compression="zstd")
     latents = table.to_pylist()
@@ -62,35 +63,6 @@ def analyse(job: Job[AnalyseSpec]) -> Summary:
         "explanations": found["explanations"],
         "scorers": figures,
     }
-
-
-def titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each score: its scorer's kind, and of several of a kind what tells them apart."""
-    kinds = [spec["scorer"]["kind"] for spec in specs]
-    flat = [dict(_leaves({n: v for n, v in spec.items() if n != "control"})) for spec in specs]
-    found: list[str] = []
-    for kind, fields in zip(kinds, flat, strict=True):
-        alike = [other for other_kind, other in zip(kinds, flat, strict=True) if other_kind == kind]
-        names = sorted({name for other in alike for name in other if any(o.get(name) != fields.get(name) for o in alike)})
-        own = [f"{name.removeprefix('scorer.')}={fields.get(name)}" for name in names]
-        found.append(" ".join([kind, *own]))
-    often: Counter[str] = Counter()
-    for i, name in enumerate(found):  # the same score, twice
-        often[name] += 1
-        if often[name] > 1:
-            found[i] = f"{name} ({often[name]})"
-    return found
-
-
-def _leaves(value: Mapping[str, Any], at: str = "") -> list[tuple[str, Any]]:
-    """Dotted name to value of all that a mapping holds, lists as their JSON."""
-    found: list[tuple[str, Any]] = []
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            found += _leaves(inner, f"{at}{name}.")
-        else:
-            found.append((f"{at}{name}", json.dumps(inner) if isinstance(inner, (list, tuple)) else inner))
-    return found
 
 
 def latent_table(mine: Opened, explain: Opened, scores: Mapping[str, Opened]) -> tuple[pa.Table, dict[str, str]]:
@@ -158,11 +130,11 @@ def _scorer(
     summary, scored = opened.summary, [row for row in latents if row[column] is not None]
     # Scores from before scorers told their metric were all of this one.
     metric, chance = summary.get("metric", "balanced accuracy"), summary.get("chance", 0.5)
-    answers = pq.read_table(opened.path / "answers.parquet", columns=judged.COLUMNS)
     bounds, values = RANGES.get(metric), [row[column] for row in scored]
     control = f"{column}_control"
     both = [row for row in scored if row[control] is not None]
     fires = [row["n_fires"] for row in scored]
+    sure = [row for row in scored if row[f"{column}_low"] is not None and row[f"{column}_low"] > chance]
     middle = quartiles(values)
     found: dict[str, Any] = {
         "name": name,
@@ -174,27 +146,41 @@ def _scorer(
         "range": bounds,
         "statuses": counted(row[f"{column}_status"] for row in latents),
         "n_scored": len(scored),
-        "macro": mean(values).within(bounds).json,
         "weighted": {**mean(values, fires).within(bounds).json, "n_effective": n_effective(fires)},
         "median": middle and middle[1],
         "quartiles": middle and [middle[0], middle[2]],
         "good": share(sum(v >= spec.good for v in values), len(values)).json,
-        "above_chance": share(sum(row[f"{column}_low"] is not None and row[f"{column}_low"] > chance for row in scored), len(scored)).json,
+        "above_chance": share(len(sure), len(scored)).json,
         "difference": paired([row[column] for row in both], [row[control] for row in both]),
         **{n: summary.get(n) for n in ("usd", "input_tokens", "output_tokens")},
     }
-    for which, blind in (("own", False), ("blind", True)):
-        part = answers.filter(pc.equal(answers["control"], blind))
-        of_rates = judged.rates(part)
-        key = "control_value" if blind else "value"
-        rows = pq.read_table(opened.path / "scores.parquet", columns=[key, "control_n" if blind else "n"]).to_pylist()
-        known = [row for row in rows if row[key] is not None]
-        n = [row["control_n" if blind else "n"] or 0 for row in known]
-        whole = judged.pooled(metric, [row[key] for row in known], n, part, of_rates).within(bounds).json
-        found |= {"micro": whole} if not blind else {"control": {"macro": mean([row[key] for row in known]).within(bounds).json, "micro": whole}}
-        curves = {"rates": of_rates, "by_quantile": judged.curve(part, True), "by_group": judged.curve(part, False)}
-        found[which] = curves
-    return found
+    own, blind = (_side(opened, metric, control) for control in (False, True))
+    return {
+        **found,
+        "macro": own.pop("macro"),
+        "micro": own.pop("micro"),
+        "control": {"macro": blind.pop("macro"), "micro": blind.pop("micro")},
+        "own": own,
+        "blind": blind,
+    }
+
+
+def _side(opened: Opened, metric: str, control: bool) -> dict[str, Any]:
+    """The answers of a judge who had the latents' own explanations, or others' as a control."""
+    value, n = ("control_value", "control_n") if control else ("value", "n")
+    rows = pq.read_table(opened.path / "scores.parquet", columns=[value, n]).to_pylist()
+    known = [row for row in rows if row[value] is not None]
+    values, counts, bounds = [row[value] for row in known], [row[n] or 0 for row in known], RANGES.get(metric)
+    answers = pq.read_table(opened.path / "answers.parquet", columns=judged.COLUMNS)
+    answers = answers.filter(pc.equal(answers["control"], control))
+    of_rates = judged.rates(answers)
+    return {
+        "macro": mean(values).within(bounds).json,
+        "micro": judged.pooled(metric, values, counts, answers, of_rates).within(bounds).json,
+        "rates": of_rates,
+        "by_quantile": judged.curve(answers, True),
+        "by_group": judged.curve(answers, False),
+    }
 
 
 def _agreement(latents: list[dict[str, Any]], columns: Mapping[str, str], least: int) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ class ReportSpec(Spec):
 
 @stage("report", version=2)
 def report(job: Job[ReportSpec]) -> Summary:
-    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list), analysis."""
+    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list), statistics."""
     text = page(job)
     (job.out / "report.html").write_text(text, "utf-8")
     return {"bytes": len(text.encode()), "n_cards": job.spec.n_cards}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Literal
 
 import pyarrow.parquet as pq
 import pytest
 
 from artifacts.store import Store
-from tasks.analyse import AnalyseSpec, analyse, outcome, titles
+from tasks.analyse import AnalyseSpec, analyse, outcome
+from tasks.analysis.naming import titles
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explanation
 from tasks.score import ScoreSpec, score
@@ -141,10 +143,11 @@ def test_titles_say_what_tells_scores_of_one_kind_apart():
     one = {"scorer": {"kind": "fuzzing", "type": "default"}, "client": {"model": "a"}, "control": True}
     other = {"scorer": {"kind": "fuzzing", "type": "active"}, "client": {"model": "a"}, "control": True}
     third = {"scorer": {"kind": "detection"}, "client": None, "control": True}
-    assert titles([one, third]) == ["fuzzing", "detection"]
-    assert titles([one, other, third]) == ["fuzzing type=default", "fuzzing type=active", "detection"]
-    assert titles([one, one]) == ["fuzzing", "fuzzing (2)"]
-    assert titles([one, {**one, "client": {"model": "b"}}]) == ["fuzzing client.model=a", "fuzzing client.model=b"]
+    scorers = partial(titles, noun="scorer")
+    assert scorers([one, third]) == ["fuzzing", "detection"]
+    assert scorers([one, other, third]) == ["fuzzing type=default", "fuzzing type=active", "detection"]
+    assert scorers([one, one]) == ["fuzzing", "fuzzing (2)"]
+    assert scorers([one, {**one, "client": {"model": "b"}}]) == ["fuzzing client.model=a", "fuzzing client.model=b"]
 
 
 def test_dead_is_why_where_there_was_nothing_to_see():
