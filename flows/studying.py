@@ -96,12 +96,15 @@ def compare(rest: list[str], debug: bool = False) -> int:
 
 def print_comparison(found: dict[str, Any]) -> None:
     """The tables of a comparison."""
-    from tasks.reporting.comparison import beside, facts, thirds
+    from tasks.reporting.comparison import beside, facts, means, thirds
 
     judges = found["of"] == "judges"
     print(f"{'judges of ' + found['explain'] if judges else 'explainers'} on {found['sae']}")
     header, rows = beside(found)
     table(header, rows, header[2:])
+    header, rows = means(found)
+    if rows:
+        table(header, rows, header[1:])
     for pair in found["pairs"]:
         print(f"{clean(pair['first'])} against {clean(pair['second'])}")
         for line in facts(pair):

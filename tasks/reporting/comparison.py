@@ -12,15 +12,23 @@ Found = Mapping[str, Any]
 
 
 def beside(found: Found) -> tuple[list[str], list[list[str]]]:
-    """Each side by itself: a header and its rows. Scores are means with their intervals."""
-    names = list(dict.fromkeys(name for side in found["sides"] for name in side["scores"]))
-    what = "scored" if found["of"] == "judges" else "explained"
-    header = ["name", "artifact", what, "dollars", *(f"{name} ({found['metrics'][name]})" for name in names)]
+    """Each side by itself: a header and its rows."""
+    header = ["name", "artifact", "scored" if found["of"] == "judges" else "explained", "dollars"]
     rows = []
     for side in found["sides"]:
         usd = "?" if side["usd"] is None else f"{side['usd']:,.4f}"
-        scores = [interval(side["scores"][name]) if name in side["scores"] else "" for name in names]
-        rows.append([side["name"], side["artifact"], f"{side['n_ok'] or 0:,} of {side['n'] or 0:,}", usd, *scores])
+        rows.append([side["name"], side["artifact"], f"{side['n_ok'] or 0:,} of {side['n'] or 0:,}", usd])
+    return header, rows
+
+
+def means(found: Found) -> tuple[list[str], list[list[str]]]:
+    """Each score of each side, a mean over that side's own latents with its interval."""
+    names = list(dict.fromkeys(name for side in found["sides"] for name in side["scores"]))
+    header = ["score", *(side["name"] for side in found["sides"])]
+    rows = []
+    for name in names:
+        values = [side["scores"].get(name) for side in found["sides"]]
+        rows.append([f"{name} ({found['metrics'][name]})", *("" if value is None else interval(value) for value in values)])
     return header, rows
 
 
@@ -87,14 +95,17 @@ def page(found: Found) -> str:
     from tasks.reporting import score_plots
 
     judges = found["of"] == "judges"
-    header, rows = beside(found)
+    tables = [
+        {"header": header, "rows": [[visible(cell) for cell in row] for row in rows], "left": left}
+        for (header, rows), left in ((beside(found), 2), (means(found), 1)) if rows
+    ]  # fmt: skip
     pairs = []
     for i, pair in enumerate(found["pairs"]):
         plots = []
         for j, (name, score) in enumerate(pair["scores"].items()):
             if score["n"]:
-                svg = score_plots.differences(score, pair["first"], pair["second"], f"difference-{i}-{j}")
-                plots.append({"svg": Markup(svg), "caption": f"{name}: score of the first less that of the second"})  # made by us
+                svg = score_plots.differences(score, f"difference-{i}-{j}")
+                plots.append({"svg": Markup(svg), "caption": visible(f"{name}, latent by latent")})  # made by us
         where, lines = thirds(pair)
         largest = [
             {"scorer": name, **{n: visible(v) if isinstance(v, str) else v for n, v in row.items()}}
@@ -107,10 +118,9 @@ def page(found: Found) -> str:
     return rendered(
         "comparison.html.j2",
         "",
-        ("style.css",),
+        ("style.css", "scores.css"),
         title=f"{len(found['sides'])} {'judges' if judges else 'explainers'} compared",
         subtitle=f"{'Scores of ' + found['explain'] if judges else 'Explanations'} on {found['sae']}",
-        header=header,
-        rows=[[visible(cell) for cell in row] for row in rows],
+        tables=tables,
         pairs=pairs,
     )

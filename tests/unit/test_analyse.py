@@ -139,15 +139,18 @@ def test_the_summary_is_small_and_names_the_headline_figures(tmp_path):
     assert summary["scorers"]["leaning"] == {"macro": 0.25, "micro": 0.25, "weighted": 0.25} and summary["n_ok"] == 4
 
 
-def test_titles_say_what_tells_scores_of_one_kind_apart():
-    one = {"scorer": {"kind": "fuzzing", "type": "default"}, "client": {"model": "a"}, "control": True}
-    other = {"scorer": {"kind": "fuzzing", "type": "active"}, "client": {"model": "a"}, "control": True}
-    third = {"scorer": {"kind": "detection"}, "client": None, "control": True}
+def test_titles_say_in_few_words_what_tells_scores_of_one_kind_apart():
     scorers = partial(titles, noun="scorer")
+    one = {"scorer": {"kind": "fuzzing", "type": "default", "n": 5}, "client": {"kind": "x", "model": "a"}, "control": True}
+    other = {**one, "scorer": {"kind": "fuzzing", "type": "active", "n": 6}}
+    third = {"scorer": {"kind": "detection"}, "client": None, "control": True}
     assert scorers([one, third]) == ["fuzzing", "detection"]
-    assert scorers([one, other, third]) == ["fuzzing type=default", "fuzzing type=active", "detection"]
-    assert scorers([one, one]) == ["fuzzing", "fuzzing (2)"]
-    assert scorers([one, {**one, "client": {"model": "b"}}]) == ["fuzzing client.model=a", "fuzzing client.model=b"]
+    assert scorers([one, other, third]) == ["fuzzing n=5", "fuzzing n=6", "detection"], "one field is enough"
+    assert scorers([one, one, {**one, "control": False}]) == ["fuzzing", "fuzzing (2)", "fuzzing (3)"]
+    assert scorers([one, {**one, "client": {"kind": "x", "model": "b"}}]) == ["fuzzing model=a", "fuzzing model=b"]
+    assert scorers([{**one, "client": None}, one]) == ["fuzzing model=none", "fuzzing model=a"]
+    both = scorers([one, other, {**one, "client": {"kind": "x", "model": "b"}}])
+    assert both == ["fuzzing model=a n=5", "fuzzing model=a n=6", "fuzzing model=b n=5"]
 
 
 def test_dead_is_why_where_there_was_nothing_to_see():
