@@ -56,10 +56,10 @@ def scores(
             bounds = [density.get(part[0], 0.0), density.get(part[-1], 0.0)]
             difference = paired([ours[i] for i in part], [theirs[i] for i in part])
             found["thirds"].append({"name": name, "density": bounds, "difference": difference})
-    by_difference = sorted(common, key=lambda latent: (ours[latent] - theirs[latent], latent))
-    apart = [latent for latent in by_difference if ours[latent] != theirs[latent]]
-    chosen = dict.fromkeys([*reversed(apart[-N_LARGEST:]), *apart[:N_LARGEST]])
-    found["largest"] = [{"latent": latent, "first": ours[latent], "second": theirs[latent]} for latent in chosen]
+    gain = {latent: ours[latent] - theirs[latent] for latent in common}
+    best = sorted((i for i in common if gain[i] > 0), key=lambda i: (-gain[i], i))[:N_LARGEST]
+    worst = sorted((i for i in common if gain[i] < 0), key=lambda i: (gain[i], i))[:N_LARGEST]
+    found["largest"] = [{"latent": latent, "first": ours[latent], "second": theirs[latent]} for latent in [*best, *worst]]
     return found
 
 

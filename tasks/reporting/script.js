@@ -113,8 +113,18 @@ function card(latent) {
   box.append(columns);
   return box;
 }
+// Best and worst by the scorer that is looked at; by another than the first, of the latents that have windows here.
 function rank() {
-  for (const name of ["best", "worst"]) document.getElementById(name).replaceChildren(...data[name].map(card));
+  let { best, worst } = data;
+  if (scorer > 0) {
+    const sure = (row) => (row.low === null ? row.value : row.low);
+    const found = data.latents.filter((row) => row.value !== null && data.cards[row.latent])
+      .sort((a, b) => sure(b) - sure(a) || a.latent - b.latent).map((row) => row.latent);
+    const most = Math.max(best.length, 1);
+    [best, worst] = [found.slice(0, most), found.slice(most).slice(-Math.ceil(most / 2)).reverse()];
+  }
+  document.getElementById("best").replaceChildren(...best.map(card));
+  document.getElementById("worst").replaceChildren(...worst.map(card));
 }
 rank();
 
