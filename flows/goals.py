@@ -12,9 +12,10 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.config import Pipeline, pipeline
 from flows.lineage import Held, addressed, inputs_of, manifest_of, recipe_of
-from flows.recipes import Wanted, asking, recipes, windows
+from flows.recipes import Wanted, asking, page, recipes, windows
 from tasks.asking import parsed_latents, selected
 from tasks.capture import capture
+from tasks.evaluate import evaluate
 from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
 from tasks.stage import Recipe
@@ -40,9 +41,12 @@ class Goal:
     address: str | None = None
     """``stage/key`` of an SAE, of its windows, or of explanations; null makes what the pipeline wants."""
 
+    report: bool = False
+    """Also the whole report, for which the SAE is evaluated."""
+
     @property
     def json(self) -> dict[str, Any]:
-        return {"command": self.command, "address": self.address}
+        return {"command": self.command, "address": self.address, "report": self.report}
 
     @property
     def artifact(self) -> Artifact | None:
@@ -72,7 +76,7 @@ class Source:
     lm: Recipe
     mined: Recipe | None
     shards: tuple[Recipe, ...]
-    """Captures of the train split."""
+    """Captures of the train split; none where their recipes are gone."""
 
     explained: Recipe | None
     n_latents: int
@@ -121,29 +125,37 @@ def wanted(p: Pipeline, goal: Goal | None) -> Wanted:
         return recipes(p)
     if goal.command == "score" and not p.scorers:
         raise SpecError("scorers = [], but saint score needs one at least; use scorers=[detection]")
-    final = {"explain": "explain", "score": "analyse"}[goal.command]
     each = recipes(p).named if goal.artifact is None else dict([_named(p, goal)])
+    final = "report" if goal.report else {"explain": "explain", "score": "analyse"}[goal.command]
     found = Wanted()
     for hookpoint, named in each.items():
-        rests = {"explain": {"explain"}, "score": {"explain", "analyse", *(n for n in named if n.startswith("score/"))}}
-        keep = {"corpus", "lm", "normalise", "train", "mine", *rests[goal.command]}
+        rests = {recipe.artifact for recipe in Wanted([named[final]]).all()}
         found.finals.append(named[final])
-        found.named[hookpoint] = {name: recipe for name, recipe in named.items() if name in keep}
+        found.named[hookpoint] = {name: recipe for name, recipe in named.items() if recipe.artifact in rests}
     return found
 
 
 def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
     """Hookpoint, and stage name to recipe, of what begins with a named artifact."""
     source = source_of(p, goal)
-    mined = source.mined
-    if mined is None:
+    sae, lm, mined, test = source.sae, source.lm, source.mined, None
+    if source.shards:
         first = source.shards[0]
-        test = capture(
-            first.spec.model_copy(update={"split": "test", "shard": 0, "n_shards": 1}), **first.inputs
-        )
-        mined = windows(p, source.lm, source.sae, [*source.shards, test])
-    made = asking(p, source.lm, source.sae, mined, source.explained)
-    return source.hookpoint, {"lm": source.lm, "train": source.sae, "mine": mined, **made}
+        at = {"split": "test", "shard": 0, "n_shards": 1}
+        test = capture(first.spec.model_copy(update=at), **first.inputs)
+    if mined is None:
+        assert test is not None, "an SAE without windows has its captures, or source_of would have raised"
+        mined = windows(p, lm, sae, [*source.shards, test])
+    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, lm, sae, mined, source.explained)}
+    if goal.report:
+        if test is None:
+            raise SpecError(
+                f"--report, but the activations that {sae.artifact} was trained on are gone, with the recipe to make them again, "
+                "and a report evaluates the SAE on more of them; leave it out"
+            )
+        named |= {"corpus": test.inputs["corpus"], "evaluate": evaluate(p.evaluate, lm=lm, sae=sae, shards=[test])}
+        named["report"] = page(p, named)
+    return source.hookpoint, named
 
 
 def source_of(p: Pipeline, goal: Goal) -> Source:
@@ -171,7 +183,7 @@ def source_of(p: Pipeline, goal: Goal) -> Source:
             f"{goal.artifact}, but the windows that it rests on ({artifact}) are gone and with them which SAE they were of; "
             "name the SAE itself (saint ls train)"
         )
-    shards = () if mined is not None else _captures(store, sae.artifact, seen)
+    shards = _captures(store, sae.artifact, seen) if store.find(sae.artifact) is not None else ()
     summary = _summary(store, sae, mined)
     return Source(sae, lm, mined, shards, explained, summary["n_latents"], summary["hookpoint"])
 

@@ -65,16 +65,13 @@ def recipes(p: Pipeline) -> Wanted:
         sae = train(p.train, shards=training, validation=validation, norm=norm)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
         mined = windows(p, lm, sae, training + test)
-        asked = asking(p, lm, sae, mined)
-        page = report(
-            p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=asked["explain"],
-            scores=scores_of(asked), statistics=asked["analyse"],
-        )  # fmt: skip
-        wanted.finals.append(page)
-        wanted.named[hookpoint] = {
+        named = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
-            "report": page, **asked,
+            **asking(p, lm, sae, mined),
         }  # fmt: skip
+        named["report"] = page(p, named)
+        wanted.finals.append(named["report"])
+        wanted.named[hookpoint] = named
     return wanted
 
 
@@ -105,6 +102,12 @@ def asking(p: Pipeline, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recip
         "explain": explained, **scores,
         "analyse": analyse(p.analyse, mine=mined, explain=explained, scores=list(scores.values())),
     }  # fmt: skip
+
+
+def page(p: Pipeline, named: dict[str, Recipe]) -> Recipe:
+    """The report of what has these names."""
+    inputs = {name: named[name] for name in ("corpus", "lm", "train", "evaluate", "mine", "explain")}
+    return report(p.report, **inputs, scores=scores_of(named), statistics=named["analyse"])
 
 
 def scores_of(named: dict[str, Recipe]) -> list[Recipe]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,18 @@ def _study(command: str, rest: list[str], debug: bool) -> int:
     from flows.running import print_plan, run
     from flows.sweep import jobs, split
 
+    more = {"report": "also evaluate the SAE and make the whole report"} if command == "score" else {}
     flags, names, overrides = parsed(
-        command, rest, ABOUT[command], plan="only print what it would find and make", multirun="commas in overrides sweep"
+        command, rest, ABOUT[command], plan="only print what it would find and make", multirun="commas in overrides sweep", **more
     )
     if len(names) > 1:
         raise SpecError(f"{' '.join(names)}, but saint {command} takes one artifact to begin with; name one")
     overrides = [f"explain.{o}" if o.startswith("latents=") else o for o in overrides]
-    goal = Goal(command)
+    goal = Goal(command, report=bool(more) and flags.report)
     if names:
         store = store_of([o for o in overrides if o.startswith("backend")])
         artifact = beginning(store, names[0], command)
-        goal = Goal(command, f"{artifact.stage}/{artifact.key}")
+        goal = replace(goal, address=f"{artifact.stage}/{artifact.key}")
     each = split(overrides) if flags.multirun else [overrides]
     for one in each:
         goal.check(one)

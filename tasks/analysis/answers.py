@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.analysis.agreement import auroc
-from tasks.analysis.estimates import NOTHING, Estimate, around, mean
+from tasks.analysis.estimates import NOTHING, Estimate, around, mean, share
 from tasks.lazy import np, pa, pc
-from tasks.scorers.base import wilson
 
 COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "control"]
 
@@ -75,10 +74,9 @@ def curve(answers: pa.Table, truth: bool) -> list[dict[str, Any]]:
     found = []
     for row in sorted(grouped.to_pylist(), key=lambda row: row["by"]):
         n, n_right = row["right_count"], row["right_sum"] or 0
-        low, high = wilson(n_right, n) if n else (None, None)
-        share = n_right / n if n else None
+        told = share(n_right, n)
         found.append({
-            by: row["by"], "n": n, "n_right": n_right, "share": share, "low": low, "high": high,
+            by: row["by"], "n": n, "n_right": n_right, "share": told.value, "low": told.low, "high": told.high,
             "n_missing": row["count_all"] - n, "probability": row["probability_mean"],
         })  # fmt: skip
     return found

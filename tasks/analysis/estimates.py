@@ -77,7 +77,10 @@ def n_effective(weights: Sequence[float]) -> float:
 
 def share(n_of: int, n: int) -> Estimate:
     """A share of latents with its Wilson interval."""
-    return NOTHING if n == 0 else Estimate(n_of / n, *wilson(n_of, n), n)
+    if n == 0:
+        return NOTHING
+    value, (low, high) = n_of / n, wilson(n_of, n)
+    return Estimate(value, min(value, low), max(value, high), n)  # rounding may leave 1 just outside of its interval
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:

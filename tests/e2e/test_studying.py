@@ -11,7 +11,9 @@ import pytest
 from artifacts.keys import Artifact
 from artifacts.store import Store
 from flows.cli import main
+from flows.goals import Goal
 from flows.lineage import Held, recipe_of
+from flows.sweep import check_stamp, jobs, packed, stamp, unpacked, wanted
 from tests.small import overrides
 
 WINDOWS = ("mine", "mine_shard", "encode")
@@ -123,10 +125,28 @@ def test_other_scorers_and_judges_are_other_columns(lab, built):
     assert table.num_rows == 128
 
 
+def test_a_report_of_an_sae_in_the_store_is_the_one_that_a_run_would_make(lab, built):
+    said = lab.saint("score", built[2], "--report", "report.n_cards=12")
+    page = Path(said.split("report: ")[1].splitlines()[0]).read_text("utf-8")
+    assert "by latent<br>(macro)" in page and "What became of every latent" in page
+    assert lab.saint("report").strip() in said
+    assert "nothing to make" in lab.saint("run", *lab.small, "explain.latents=0:20", "report.n_cards=12")
+
+
 def test_a_sweep_of_explainers_is_one_run(lab):
     n = len(lab.of("explain"))
     said = lab.saint("explain", sae(lab), "-m", "latents=0:3", "explainer.max_terms=1,2")
     assert "2 jobs" in said and len(lab.of("explain")) == n + 2
+
+
+def test_a_worker_elsewhere_wants_the_same_of_what_it_is_handed(lab):
+    (artifact,) = lab.of("train")
+    goal = Goal("score", f"train/{artifact.key}")
+    found = jobs([[f"backend.root={lab.folder / 'store'}", "explain.latents=0:9"]], goal)
+    handed = json.loads(json.dumps(packed(found)))
+    back = unpacked(handed)
+    assert back[0].goal == goal and wanted(back).all() == wanted(found).all()
+    check_stamp(back, stamp(found), "here")
 
 
 def test_windows_that_are_gone_are_made_again_under_the_same_key(copied, built):
@@ -153,6 +173,7 @@ def test_an_sae_without_its_captures_is_explained_from_windows_that_there_are(co
     assert "latents explained" in copied.saint("explain", name, "latents=5:8")
     assert "latents explained" in copied.saint("explain", str(copied.of("mine")[0]), "latents=5:9")
     assert "to make" in copied.saint("score", str(copied.of("explain")[0]))
+    assert "and a report evaluates the SAE" in copied.refused("score", str(copied.of("explain")[0]), "--report")
     assert "the activations it was trained on are gone" in copied.refused("explain", name, "mine.n_top=7")
     lost(copied, "mine")
     assert "name windows that there are" in copied.refused("explain", name)

@@ -52,6 +52,10 @@ def test_quartiles_and_shares():
     assert share(8, 10).low == close(0.4902, abs=1e-4) and share(8, 10).high == close(0.9433, abs=1e-4)  # Wilson, by hand
 
 
+def test_a_share_lies_in_its_interval_however_numbers_are_rounded():
+    assert all(s.low <= s.value <= s.high for n in range(1, 60) for s in (share(0, n), share(n // 3, n), share(n, n)))
+
+
 def test_ranks_are_shared_by_equal_values():
     assert ranks([10, 30, 20, 30]).tolist() == [1, 3.5, 2, 3.5]
 
