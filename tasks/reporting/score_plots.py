@@ -14,6 +14,9 @@ _BINS = 40
 _OFFSET, _SPREAD = 0.12, 0.6
 """Distance, in ticks, of scorers that stand side by side, and of the first from the last at most."""
 
+N_POINTS = 2000
+"""Points in a scatter plot at most, taken evenly of all: each is an element of the page."""
+
 Curve = tuple[str, Sequence[Mapping[str, Any]]]
 """A name, and rows of ``tasks.analysis.answers.curve``."""
 
@@ -43,7 +46,7 @@ def distribution(
 def by_density(points: Sequence[tuple[float, float]], metric: str, chance: float, name: str) -> str:
     """Whether frequent latents are easier to explain: density and score."""
     figure, axes = blank()
-    found = [p for p in points if p[0] > 0]
+    found = thinned([p for p in points if p[0] > 0])
     axes.scatter([p[0] for p in found], [p[1] for p in found], s=7, color=MAIN, alpha=0.5, linewidths=0)
     axes.set_xscale("log")
     axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
@@ -95,11 +98,18 @@ def scatter(
 ) -> str:
     """Two scorers' values of the same latents."""
     figure, axes = blank()
+    pairs = thinned(pairs)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.scatter([p[0] for p in pairs], [p[1] for p in pairs], s=8, color=MAIN, alpha=0.45, linewidths=0)
     axes.axvline(chances[0], color=INK, linewidth=0.8, linestyle=":")
     axes.axhline(chances[1], color=INK, linewidth=0.8, linestyle=":")
     return svg(figure, axes, _plain(x, 40), _plain(y, 30), name)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """As many points as a page bears, evenly of all."""
+    n = len(points)
+    return points if n <= N_POINTS else [points[i * n // N_POINTS] for i in range(N_POINTS)]
 
 
 def differences(score: Mapping[str, Any], name: str) -> str:

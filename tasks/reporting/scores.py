@@ -87,14 +87,18 @@ def _plots(scorers: Sequence[Analysis], latents: Sequence[Mapping[str, Any]]) ->
         s = scorers[0]
         points = [(row["density"], row[s["column"]]) for row in latents if row[s["column"]] is not None]
         svg = score_plots.by_density(points, s["metric"], s["chance"], "score-by-density")
-        yield plot(svg, f"{s['name']} against density; dotted is chance")
+        yield plot(svg, f"{s['name']} against density{_drawn(len(points))}; dotted is chance")
     pairs = [(a, b) for i, a in enumerate(scorers) for b in scorers[i + 1 :]]
     for i, (a, b) in enumerate(pairs[:N_SCATTERS]):
         both = [(row[a["column"]], row[b["column"]]) for row in latents]
         both = [(x, y) for x, y in both if x is not None and y is not None]
         if both:
             svg = score_plots.scatter(both, a["name"], b["name"], (a["chance"], b["chance"]), f"agreement-{i}")
-            yield plot(svg, f"{a['name']} against {b['name']}, {len(both):,} latents that both scored")
+            yield plot(svg, f"{a['name']} against {b['name']}, {len(both):,} latents that both scored{_drawn(len(both))}")
+
+
+def _drawn(n: int) -> str:
+    return f" ({score_plots.N_POINTS:,} of them drawn)" if n > score_plots.N_POINTS else ""
 
 
 def _matrix(analysis: Analysis) -> dict[str, Any]:
