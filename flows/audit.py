@@ -171,7 +171,8 @@ def latest_reports(store: Store) -> list[Path]:
     Raises ``SpecError``.
     """
     for run in reversed(recorded(store)):
-        pages = sorted((_artifact(address) for address in _finals(run)), key=lambda a: a.stage != "compare")
+        finals = [artifact for address in _finals(run) if (artifact := _artifact(address)).stage in PAGES]
+        pages = sorted(finals, key=lambda a: a.stage != "compare")
         if pages and all(store.find(page) is not None for page in pages):
             return [store.open(page).path / PAGES[page.stage] for page in pages]
     raise SpecError("saint report, but no run of this store has come to its report yet; saint run makes one")

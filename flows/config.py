@@ -14,6 +14,7 @@ from typing import Any
 
 from artifacts.store import Store
 from flows.places import Place, place
+from tasks.analyse import AnalyseSpec
 from tasks.capture import CaptureSpec
 from tasks.choosing import counted, named_in_file, parsed_latents
 from tasks.clients.base import Client
@@ -38,7 +39,8 @@ MINING = {
 """Fields of the section mine that are kinds: group in conf/, and package."""
 
 SECTIONS = (
-    "scorers", "capture", "train", "evaluate", "mine", "amplify", "explain", "score", "report", "runtime", "backend",
+    "scorers", "capture", "train", "evaluate", "mine", "amplify", "explain", "score", "analyse", "report", "runtime",
+    "backend",
 )  # fmt: skip
 
 
@@ -61,6 +63,7 @@ class Pipeline:
     amplify: dict[str, Any]
     explain: dict[str, Any]
     score: dict[str, Any]
+    analyse: AnalyseSpec
     report: ReportSpec
     runtime: Runtime
     backend: Place
@@ -146,8 +149,11 @@ def plain(config: Any) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def pipeline(config: Mapping[str, Any]) -> Pipeline:
-    """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
+def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
+    """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``.
+
+    ``given``: the stage (``train``, ``mine``, ``explain``) up to which a store has all, so that nothing above it is checked.
+    """
     known = {*GROUPS, *SECTIONS}
     if named_in_file(latents := (config.get("explain") or {}).get("latents")):  # read once, and not where workers are
         config = {**config, "explain": {**config["explain"], "latents": list(parsed_latents(latents))}}
@@ -182,12 +188,19 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         amplify=dict(config.get("amplify") or {}),
         explain=dict(config["explain"]),
         score=dict(config["score"]),
+        analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
         backend=place(config["backend"]),
         plain=dict(config),
     )
-    _check(found)
+    if not given:
+        _check_model(found)
+    if given != "explain":
+        _check_explainer(found)
+    if found.client is not None:
+        found.client.check(found.runtime)
+    found.backend.check()
     return found
 
 
@@ -223,8 +236,8 @@ def _file(group: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}  # type: ignore[return-value]
 
 
-def _check(p: Pipeline) -> None:
-    """What no spec can see alone."""
+def _check_model(p: Pipeline) -> None:
+    """What no spec can see alone of the model and the SAE."""
     facts = p.lm.facts()
     if facts is not None:
         for hookpoint in p.hookpoints:
@@ -237,14 +250,15 @@ def _check(p: Pipeline) -> None:
                 f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "
                 f"{facts.context_length}; use {facts.context_length}"
             )
+
+
+def _check_explainer(p: Pipeline) -> None:
+    """Whether the explainer has whom to ask."""
     if p.client is None and p.explainer.NEEDS_CLIENT:
         raise SpecError(
             f"explainer = {p.plain['explainer']['kind']!r}, but it asks an LLM and client is none; "
             "use client=anthropic_batch, or explainer=lexical"
         )
-    if p.client is not None:
-        p.client.check(p.runtime)
-    p.backend.check()
 
 
 def explained(error: Exception, overrides: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ def show(rest: list[str]) -> int:
 def _print_run(run: dict[str, Any]) -> None:
     where = f" in the {run['mode']}" if run.get("mode") == "pool" else ""
     print(f"run {run['id']}: {run['status']}{where}, begun {run['when']}, {run['seconds']} s, ${run['usd']:.4f}")
-    print(f"saint run {' '.join(clean(o) for o in run['overrides'])}")
+    print(f"saint {run.get('command', 'run')} {' '.join(clean(o) for o in run['overrides'])}")
     if run.get("flow_run"):
         print(f"Prefect's flow run {run['flow_run']}")
     for job in run["jobs"]:

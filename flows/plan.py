@@ -11,7 +11,8 @@ from artifacts.errors import ArtifactCorrupt
 from artifacts.keys import canonical_json
 from artifacts.store import Store
 from flows.config import Pipeline
-from flows.recipes import Wanted, recipes
+from flows.lineage import Held, refuse
+from flows.recipes import Wanted
 from flows.sweep import Job, wanted
 from tasks.capture import expected
 from tasks.choosing import counted, parsed_latents
@@ -103,6 +104,9 @@ def plan(jobs: Sequence[Job]) -> Plan:
     store = jobs[0].pipeline.store
     seen = Seen(store)
     todo = missing(union.finals, store, seen)
+    for recipe in todo:
+        if isinstance(recipe, Held):
+            refuse(recipe)
     to_make, every = set(todo), union.all()
     found = [r for r in every if r not in to_make and seen.has(r.artifact)]
     lines: dict[str, Line] = {}
@@ -115,7 +119,7 @@ def plan(jobs: Sequence[Job]) -> Plan:
     past, told = _past(store, todo), set[Recipe]()
     n_recipes = 0
     for job in jobs:
-        whole = recipes(job.pipeline).all()
+        whole = job.wanted.all()
         n_recipes += len(whole)
         mine = [r for r in whole if r in to_make and r not in told]
         told.update(mine)
@@ -160,7 +164,8 @@ class _Sizes:
 
     def __init__(self, p: Pipeline, every: list[Recipe], todo: list[Recipe]) -> None:
         self.p, self.facts, self.todo = p, p.lm.facts(), todo
-        corpus = p.store.find(every[0].artifact)
+        text = next((recipe for recipe in every if recipe.stage.name == "corpus"), None)
+        corpus = p.store.find(text.artifact) if text else None
         self.n_chars = corpus.summary["n_chars"] if corpus else p.corpus.expected_chars()
         self.d_in = self.facts.d_model if self.facts else None
         self.n = Counter(recipe.stage.name for recipe in every)

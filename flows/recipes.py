@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from flows.config import Pipeline
 from tasks.amplify import AmplifySpec, amplify
+from tasks.analyse import analyse
+from tasks.analysis.naming import titles
 from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
 from tasks.encode import EncodeSpec, encode
@@ -32,7 +34,7 @@ class Wanted:
 
     named: dict[str, dict[str, Recipe]] = field(default_factory=dict)
     """Hookpoint (in a sweep, with what was swept) to stage name to recipe, for stages that are one artifact (scores as
-    ``score/<kind>``)."""
+    ``score/<kind>``, with what tells them apart where a kind is there twice)."""
 
     def all(self) -> list[Recipe]:
         """Every recipe that a wanted one rests on, parents first, each once."""
@@ -64,36 +66,61 @@ def recipes(p: Pipeline) -> Wanted:
         norm = normalise(NormaliseSpec(norm=p.norm), shards=training)
         sae = train(p.train, shards=training, validation=validation, norm=norm)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
-        encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in training + test]
-        mined = mine(p.mine, sae=sae, lm=lm, encoded=encoded)
-        extra = {"lm": lm, "sae": sae, "corpus": text}
+        mined = windows(p, lm, sae, training + test)
+        named = {
+            "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
+            **asking(p, text, lm, sae, mined),
+        }  # fmt: skip
+        named["report"] = page(p, named)
+        wanted.finals.append(named["report"])
+        wanted.named[hookpoint] = named
+    return wanted
+
+
+def windows(p: Pipeline, lm: Recipe, sae: Recipe, shards: list[Recipe]) -> Recipe:
+    """The windows that explainers and scorers see of an SAE, from captures of splits train and test."""
+    encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in shards]
+    return mine(p.mine, sae=sae, lm=lm, encoded=encoded)
+
+
+def asking(
+    p: Pipeline, text: Recipe, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recipe | None = None
+) -> dict[str, Recipe]:
+    """All that comes after the windows: stages ``amplify`` (if a kind wants it), ``explain`` (if it is not given),
+    ``score/<name>`` and ``analyse``."""
+    extra = {"lm": lm, "sae": sae, "corpus": text}
+    kinds = [*([p.explainer] if explained is None else []), *p.scorers]
+    if any("amplify" in kind.INPUTS for kind in kinds):
+        chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
+        extra["amplify"] = amplify(validated(AmplifySpec, chosen, "amplify"), lm=lm, sae=sae, mine=mined)
+
+    def inputs(kind: Explainer | Scorer) -> dict[str, Recipe]:
+        return {name: extra[name] for name in sorted(kind.INPUTS)}
+
+    if explained is None:
         p.explainer.check(sae=sae.address)
-        if any("amplify" in kind.INPUTS for kind in (p.explainer, *p.scorers)):
-            chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
-            extra["amplify"] = amplify(validated(AmplifySpec, chosen, "amplify"), lm=lm, sae=sae, mine=mined)
-
-        def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
-            return {name: extra[name] for name in sorted(kind.INPUTS)}
-
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))
-        scores = [
-            score(
-                validated(ScoreSpec, {**p.score, "scorer": scorer, "client": p.client}, "score"),
-                mine=mined,
-                explain=explained,
-                **inputs(scorer),
-            )
-            for scorer in p.scorers
-        ]
-        page = report(
-            p.report, corpus=text, lm=lm, train=sae, evaluate=metrics, mine=mined, explain=explained, scores=scores
-        )
-        wanted.finals.append(page)
-        wanted.named[hookpoint] = {
-            "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
-            "explain": explained, "report": page, **{f"score/{s.spec.scorer.kind}": s for s in scores},
-            **{name: recipe for name, recipe in extra.items() if name == "amplify"},
-        }  # fmt: skip
-    return wanted
+    specs = [validated(ScoreSpec, {**p.score, "scorer": s, "client": p.client}, "score") for s in p.scorers]
+    names = titles([spec.payload() for spec in specs], "scorer")
+    scores = {
+        f"score/{name}": score(spec, mine=mined, explain=explained, **inputs(spec.scorer))
+        for name, spec in zip(names, specs, strict=True)
+    }
+    return {
+        **{name: recipe for name, recipe in extra.items() if name == "amplify"},
+        "explain": explained, **scores,
+        "analyse": analyse(p.analyse, mine=mined, explain=explained, scores=list(scores.values())),
+    }  # fmt: skip
+
+
+def page(p: Pipeline, named: dict[str, Recipe]) -> Recipe:
+    """The report of what has these names."""
+    inputs = {name: named[name] for name in ("corpus", "lm", "train", "evaluate", "mine", "explain")}
+    return report(p.report, **inputs, scores=scores_of(named), statistics=named["analyse"])
+
+
+def scores_of(named: dict[str, Recipe]) -> list[Recipe]:
+    """The scores among some named recipes, in their order."""
+    return [recipe for name, recipe in named.items() if name.startswith("score/")]

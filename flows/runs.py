@@ -50,6 +50,7 @@ class RunRecord(Progress):
         body = {
             "id": f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:4]}",
             "when": now(),
+            "command": jobs[0].goal.command if jobs[0].goal else "run",
             "overrides": list(typed),
             "config": jobs[0].pipeline.plain,
             "jobs": [{"overrides": job.overrides, "settings": job.settings} for job in jobs] if several else [],
@@ -106,7 +107,8 @@ def now() -> str:
 def recorded(store: Store) -> list[dict[str, Any]]:
     """All run records, the oldest first. One that still says ``running`` but whose process is gone is ``killed``."""
     paths = [path for path in store.backend.paths(FOLDER) if path.count("/") == 1 and path.endswith(".json")]
-    return [run for path in sorted(paths) if (run := _read(store, path)) is not None]
+    found = [run for path in sorted(paths) if (run := _read(store, path)) is not None]
+    return sorted(found, key=lambda run: run["when"])  # ids tell seconds, and a run may take less
 
 
 def record_of(store: Store, id: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from artifacts.store import Store
 from tasks.stage import Recipe
@@ -23,6 +24,10 @@ def lines(store: Store, hookpoint: str, named: dict[str, Recipe]) -> Iterator[st
         yield f"{hookpoint}: {', '.join(parts)} on held-out documents ({print_name})"
     if explained:
         yield f"{explained.get('n_ok', 0):,} of {explained.get('n', 0):,} latents explained, ${explained.get('usd') or 0:.2f}"
+        if failed := {s: n for s, n in (explained.get("statuses") or {}).items() if s != "ok"}:
+            yield "not explained: " + ", ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in failed.items())
+        if not any(name.startswith("score/") for name in summary):
+            yield from _labels(store, named)
     for name, found in summary.items():
         if name.startswith("score/") and found.get("mean") is None:
             statuses = ", ".join(f"{n:,} {status}" for status, n in (found.get("statuses") or {}).items())
@@ -32,6 +37,11 @@ def lines(store: Store, hookpoint: str, named: dict[str, Recipe]) -> Iterator[st
             metric = found.get("metric", "balanced accuracy")
             yield f"{name.removeprefix('score/')}: mean {metric} {found['mean']:.3f} over {found['n_ok']:,}{control}"
             yield from _best(store, named, name)
+    if "report" not in summary:
+        for name, file in (("explain", "explanations.parquet"), ("analyse", "latents.parquet")):
+            if name in summary:
+                opened = store.open(named[name].artifact)
+                yield f"{opened.artifact}: {opened.path / file}"
     if "report" in summary:
         yield f"report: {store.open(named['report'].artifact).path / 'report.html'}"
 
@@ -42,6 +52,19 @@ def _best(store: Store, named: dict[str, Recipe], score: str) -> Iterator[str]:
 
     table = pq.read_table(store.open(named[score].artifact).path / "scores.parquet").to_pylist()
     said = explanations(store.open(named["explain"].artifact))
-    scored = [row for row in table if row["value"] is not None]
-    for row in sorted(scored, key=lambda row: (-row["low"], row["latent"]))[:_BEST]:
-        yield f"  {row['value']:.3f} [{row['low']:.2f}, {row['high']:.2f}]  latent {row['latent']:>6}  {said[row['latent']].label}"
+    for row in sorted((row for row in table if row["value"] is not None), key=surest)[:_BEST]:
+        interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        yield f"  {row['value']:.3f}{interval}  latent {row['latent']:>6}  {said[row['latent']].label}"
+
+
+def surest(row: dict[str, Any]) -> tuple[float, int]:
+    """What puts the surest score first: by the lower end of its interval, where it has one."""
+    return -(row["value"] if row["low"] is None else row["low"]), row["latent"]
+
+
+def _labels(store: Store, named: dict[str, Recipe]) -> Iterator[str]:
+    from tasks.explain import explanations
+
+    said = [e for e in explanations(store.open(named["explain"].artifact)).values() if e.status == "ok"]
+    for explanation in sorted(said, key=lambda e: (-(e.confidence or 0.0), e.latent))[:_BEST]:
+        yield f"  latent {explanation.latent:>6}  {explanation.label}"

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from artifacts.keys import canonical_json, digest_of
-from flows.config import Pipeline, composed, explained, in_grammar, pipeline
-from flows.recipes import Wanted, recipes
+from flows.config import Pipeline, composed, explained, in_grammar
+from flows.goals import Goal, pipeline_of
+from flows.goals import wanted as wanted_by
+from flows.recipes import Wanted
 from tasks.compare import CompareSpec, JobRow, compare
 from tasks.spec import SpecError
 from tasks.stage import Recipe
@@ -34,6 +37,13 @@ class Job:
     """What this job sets and others set otherwise, hookpoints left out: dotted name to value."""
 
     pipeline: Pipeline
+    goal: Goal | None = None
+    """What it is to end with; null: the report."""
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        """What it wants, by itself."""
+        return wanted_by(self.pipeline, self.goal)
 
     @property
     def label(self) -> str:
@@ -41,11 +51,11 @@ class Job:
         return " ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
-def jobs(each: Sequence[Sequence[str]]) -> list[Job]:
+def jobs(each: Sequence[Sequence[str]], goal: Goal | None = None) -> list[Job]:
     """The jobs of some lists of overrides. Raises ``SpecError``, also for a sweep that has none or spans two stores."""
     if not each:
         raise SpecError("-m, but the values given make no job at all; name at least one value")
-    found = [pipeline(composed(overrides)) for overrides in each]
+    found = [pipeline_of(composed(overrides), goal) for overrides in each]
     for section in ("backend", "runtime"):
         for p in found[1:]:
             if p.plain[section] != found[0].plain[section]:
@@ -54,7 +64,7 @@ def jobs(each: Sequence[Sequence[str]]) -> list[Job]:
                 raise SpecError(
                     f"{section}.{field} = {one!r} and {other!r}, but all jobs of a sweep share one {section}; use one value"
                 )
-    return [Job(tuple(o), s, p) for o, s, p in zip(each, _settings(each, found), found, strict=True)]
+    return [Job(tuple(o), s, p, goal) for o, s, p in zip(each, _settings(each, found), found, strict=True)]
 
 
 def typed(of: Sequence[Sequence[str]]) -> list[str]:
@@ -101,16 +111,16 @@ def _value(plain: Any, name: str, text: str) -> Any:
 def wanted(of: Sequence[Job]) -> Wanted:
     """What all jobs want together: one node for each key, and the comparison of the jobs where there are several."""
     if len(of) == 1:
-        return recipes(of[0].pipeline)
+        return of[0].wanted
     union = Wanted()
     rows: list[tuple[JobRow, dict[str, Recipe]]] = []
     for job in of:
-        for page, (hookpoint, named) in zip((one := recipes(job.pipeline)).finals, one.named.items(), strict=True):
+        for page, (hookpoint, named) in zip(job.wanted.finals, job.wanted.named.items(), strict=True):
             if page not in union.finals:
                 union.finals.append(page)
                 union.named[f"{hookpoint} {job.label}".strip()] = named
                 rows.append((JobRow(hookpoint=hookpoint, settings=dict(job.settings)), named))
-    if len(rows) > 1:
+    if len(rows) > 1 and of[0].goal is None:
         shared = set.intersection(*(set(named) for _, named in rows))
         inputs = {
             name.replace("/", "_"): [named[name] for _, named in rows]
@@ -126,7 +136,7 @@ def repeated(of: Sequence[Job]) -> list[str]:
     seen: dict[tuple[Recipe, ...], int] = {}
     lines = []
     for i, job in enumerate(of):
-        first = seen.setdefault(tuple(recipes(job.pipeline).finals), i)
+        first = seen.setdefault(tuple(job.wanted.finals), i)
         if first != i:
             lines.append(f"jobs {first + 1} and {i + 1} of {len(of)} are the same run; it is made once")
     return lines
@@ -144,6 +154,7 @@ def packed(of: Sequence[Job]) -> dict[str, Any]:
             {
                 "overrides": list(job.overrides),
                 "settings": dict(job.settings),
+                **({"goal": job.goal.json} if job.goal is not None else {}),
                 "sections": {n: v for n, v in plain.items() if v != plains[0].get(n)},
             }
             for job, plain in zip(of, plains, strict=True)
@@ -153,9 +164,10 @@ def packed(of: Sequence[Job]) -> dict[str, Any]:
 
 def unpacked(body: Mapping[str, Any]) -> list[Job]:
     """The jobs that ``packed`` made JSON of. Raises ``SpecError``."""
+    goals = [Goal(**job["goal"]) if job.get("goal") else None for job in body["jobs"]]
     return [
-        Job(tuple(job["overrides"]), job["settings"], pipeline({**body["base"], **job["sections"]}))
-        for job in body["jobs"]
+        Job(tuple(job["overrides"]), job["settings"], pipeline_of({**body["base"], **job["sections"]}, goal), goal)
+        for job, goal in zip(body["jobs"], goals, strict=True)
     ]
 
 

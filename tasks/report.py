@@ -25,9 +25,9 @@ class ReportSpec(Spec):
     """Windows of each sort on a card."""
 
 
-@stage("report", version=1)
+@stage("report", version=2)
 def report(job: Job[ReportSpec]) -> Summary:
-    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list)."""
+    """Write ``report.html``. Inputs: corpus, lm, train, evaluate, mine, explain, scores (a list), statistics."""
     text = page(job)
     (job.out / "report.html").write_text(text, "utf-8")
     return {"bytes": len(text.encode()), "n_cards": job.spec.n_cards}
@@ -37,55 +37,55 @@ def page(job: Job[ReportSpec]) -> str:
     """The whole page."""
     from markupsafe import Markup
 
-    from tasks.reporting import gather, plots
+    from tasks.reporting import gather, plots, scores
     from tasks.reporting.pages import rendered
 
     spec, mine, explain = job.spec, job.one("mine"), job.one("explain")
-    scores = gather.scores_of(job.many("scores"))
-    rows = gather.latent_rows(mine, explain, scores)
+    statistics = job.one("statistics").path
+    analysis = json.loads((statistics / "analysis.json").read_text())
+    latents = pq.read_table(statistics / "latents.parquet").to_pylist()
+    rows = gather.latent_rows(mine, latents, analysis["scorers"])
     edges = mine.summary["histogram_edges"]
     for row in rows:
         row["bins"] = plots.activations(row.pop("histogram"), edges)
     cards = gather.cards(mine, explain, gather.chosen(rows, spec.n_cards), spec.n_windows)
-    scored = sorted((r for r in rows if r["value"] is not None), key=lambda r: (-r["low"], r["latent"]))
+    scored = sorted((r for r in rows if r["value"] is not None), key=gather.by_surety)
     best = [r["latent"] for r in scored[: spec.n_best]]
     worst = [r["latent"] for r in reversed(scored[spec.n_best :][-(spec.n_best // 2) :])]
     for row in rows:
         if row["latent"] not in cards:
             row["bins"] = []
+        del row["value"], row["low"]
     log = pq.read_table(job.one("train").path / "log.parquet").to_pylist()
     metrics = json.loads((job.one("evaluate").path / "metrics.json").read_text())
-    own = [r["value"] for r in scored]
-    control = [r["control_value"] for r in rows if r["control_value"] is not None]
 
     def plot(svg: str, caption: str) -> dict[str, Any]:
         return {"svg": Markup(svg), "caption": caption}  # made by us from numbers alone
 
     inputs = [job.one(n) for n in ("corpus", "lm", "train", "evaluate", "mine", "explain")] + list(job.many("scores"))
+    inputs.append(job.one("statistics"))
     train, lm = job.one("train").summary, job.one("lm").summary
     sae = json.loads((job.one("train").path / "sae.json").read_text())
+    data = {"latents": rows, "cards": cards, "best": best, "worst": worst, "scorers": scores.scales(analysis, latents)}
     return rendered(
         "page.html.j2",
         "script.js",
-        ("style.css",),
+        ("style.css", "scores.css"),
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
             f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
             f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
         ),
-        figures=_figures(job, metrics, rows, own, control),
-        data=Markup(embedded({"latents": rows, "cards": cards, "best": best, "worst": worst})),
+        figures=_figures(job, metrics, analysis, scores.headline(analysis)),
+        data=Markup(embedded(data)),
         n_cards=len(cards),
-        score_plots=[
-            plot(plots.scores(own, control), "Scores, and what the same windows give with another latent's explanation"),
-            plot(plots.score_by_density(rows), "Score against density; dotted is chance"),
-        ],
-        score_lines=[_score_line(opened) for opened in job.many("scores")],
+        scores=scores.section(analysis, latents),
+        scorers=[scorer["name"] for scorer in analysis["scorers"]],
         sae_plots=[
             plot(plots.training(log), "Fraction of variance unexplained, on train and held-out documents"),
             plot(plots.dead(log), "Latents silent for long, and the learning rate"),
             plot(plots.losses(metrics), "What the language model loses by the SAE"),
-            plot(plots.densities([r["density"] for r in rows]), "How often latents fire"),
+            plot(plots.densities([r["density"] for r in latents]), "How often latents fire"),
         ],
         metrics=[
             {"name": n, "value": _shown(m["value"]), "definition": m.get("definition", ""), "source": m.get("source", "")}
@@ -95,7 +95,7 @@ def page(job: Job[ReportSpec]) -> str:
     )
 
 
-def _figures(job: Job, metrics: dict[str, Any], rows: list[dict], own: list[float], control: list[float]) -> list[dict]:
+def _figures(job: Job, metrics: dict[str, Any], analysis: dict[str, Any], score: dict[str, str]) -> list[dict[str, str]]:
     """The row of headline figures."""
 
     def metric(name: str, label: str, more: str = "") -> dict[str, str]:
@@ -103,29 +103,19 @@ def _figures(job: Job, metrics: dict[str, Any], rows: list[dict], own: list[floa
         interval = f"95% {found['low']:.3f} to {found['high']:.3f}" if found.get("low") is not None else more
         return {"name": label, "value": _shown(found.get("value")), "more": interval, "about": found.get("definition", "")}
 
-    explained = job.one("explain").summary
     usd = sum(o.summary.get("usd") or 0.0 for o in [job.one("explain"), *job.many("scores")])
-    mean = f"{sum(own) / len(own):.3f}" if own else "none"
-    against = f"control {sum(control) / len(control):.3f}" if control else "no control"
-    alive = sum(r["density"] > 0 for r in rows)
-    good = sum(v >= 0.8 for v in own)
+    n_latents = f"{analysis['n_latents']:,}"
+    scored = analysis["scorers"][0] if analysis["scorers"] else None
+    good = "" if scored is None else f"{round((scored['good']['value'] or 0) * scored['n_scored']):,} score {analysis['good']:g} or more"
     return [
         metric("fvu", "FVU", "on held-out documents"),
         metric("l0", "L0", "active latents a token"),
         metric("ce_loss_recovered", "CE loss recovered"),
-        {"name": "alive", "value": f"{alive:,}", "more": f"of {len(rows):,} latents", "about": "latents that fired at all"},
-        {"name": "explained", "value": f"{explained.get('n_ok', 0):,}", "more": f"{good:,} score 0.8 or more", "about": ""},
-        {"name": "mean score", "value": mean, "more": against, "about": "balanced accuracy on unseen documents"},
+        {"name": "alive", "value": f"{analysis['n_alive']:,}", "more": f"of {n_latents} latents", "about": "latents that fired at all"},
+        {"name": "explained", "value": f"{analysis['explanations'].get('ok', 0):,}", "more": good, "about": ""},
+        score,
         {"name": "cost", "value": f"${usd:,.2f}", "more": "of LLM requests", "about": "explaining and scoring"},
     ]
-
-
-def _score_line(opened: Any) -> str:
-    s = opened.summary
-    mean = f"mean {s['mean']:.3f}" if s.get("mean") is not None else "no scores"
-    control = f", control {s['control_mean']:.3f}" if s.get("control_mean") is not None else ""
-    statuses = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in (s.get("statuses") or {}).items())
-    return f"{opened.manifest.spec['scorer']['kind']}: {mean}{control}; {statuses}"
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.explain import explanations
@@ -18,40 +18,44 @@ _STEPS = 10
 """Activation strengths that a token's colour tells apart; 10 is the latent's maximum."""
 
 
-def scores_of(scores: Sequence[Opened]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Scorer to latent to row of ``scores.parquet``."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for opened in scores:
-        for row in pq.read_table(opened.path / "scores.parquet").to_pylist():
-            found.setdefault(row["scorer"], {})[row["latent"]] = row
-    return found
+def latent_rows(
+    mine: Opened, latents: Sequence[Mapping[str, Any]], scorers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row per latent, dead and unexplained ones too, each said to be what it is; ``value`` is the first scorer's.
 
-
-def latent_rows(mine: Opened, explain: Opened, scores: dict[str, dict[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per latent, dead and unexplained ones too, each said to be what it is."""
-    facts = pq.read_table(mine.path / "latents.parquet").to_pylist()
-    said = explanations(explain)
-    main = next(iter(scores.values()), {})
+    ``latents`` are rows of the analysis, ``scorers`` what it says of each scorer.
+    """
+    facts = pq.read_table(mine.path / "latents.parquet", columns=["max_value", "histogram"]).to_pylist()
+    columns = [scorer["column"] for scorer in scorers]
     rows = []
-    for fact in facts:
-        latent = fact["latent"]
-        explanation, score = said.get(latent), main.get(latent)
-        status = "not asked" if explanation is None else explanation.status.replace("_", " ")
-        if fact["n_fires"] == 0:
-            status = "dead"
-        elif explanation is not None and explanation.status == "ok" and score is not None and score["value"] is None:
-            status = f"not scored: {score['status'].replace('_', ' ')}"
-        row = {"latent": latent, "status": status, "label": explanation.label if explanation else ""}
-        row |= {"density": fact["density"], "max": fact["max_value"], "histogram": fact["histogram"]}
-        for name in ("value", "low", "high", "n", "control_value"):
-            row[name] = None if score is None else score[name]
-        rows.append(row)
+    for found, fact in zip(latents, facts, strict=True):
+        status = found["status"].replace("_", " ")
+        scores = [_score(found, column) for column in columns]
+        if columns and found["status"] == "ok" and scores[0] is None:
+            status = f"not scored: {found[f'{columns[0]}_status'].replace('_', ' ')}"
+        row = {"latent": found["latent"], "status": status, "label": found["label"], "density": found["density"]}
+        row |= {"max": fact["max_value"], "histogram": fact["histogram"], "scores": scores}
+        value, low, *_ = scores[0] if scores and scores[0] else (None, None)
+        rows.append({**row, "value": value, "low": low})
     return rows
+
+
+def _score(row: Mapping[str, Any], column: str) -> list[Any] | None:
+    """Value, both ends of its interval, windows, and the control's value; None where nothing was scored."""
+    if row[column] is None:
+        return None
+    fields = (row[column], row[f"{column}_low"], row[f"{column}_high"], row[f"{column}_n"], row[f"{column}_control"])
+    return [round(field, 4) if isinstance(field, float) else field for field in fields]
+
+
+def by_surety(row: Mapping[str, Any]) -> tuple[float, int]:
+    """What puts the surest score first: by the lower end of its interval, where it has one."""
+    return -(row["value"] if row["low"] is None else row["low"]), row["latent"]
 
 
 def chosen(rows: list[dict[str, Any]], n_cards: int) -> list[int]:
     """Latents that get a card: two thirds the surest, a sixth the worst, the rest spread over all that fire."""
-    scored = sorted((r for r in rows if r["value"] is not None), key=lambda r: (-r["low"], r["latent"]))
+    scored = sorted((r for r in rows if r["value"] is not None), key=by_surety)
     best = [r["latent"] for r in scored[: n_cards * 2 // 3]]
     worst = [r["latent"] for r in scored[len(best) :][-max(1, n_cards // 6) :]]
     others = [r["latent"] for r in rows if r["density"] > 0 and r["latent"] not in {*best, *worst}]

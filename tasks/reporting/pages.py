@@ -9,12 +9,15 @@ from typing import Any
 
 
 def rendered(template: str, script: str, styles: tuple[str, ...], **shown: Any) -> str:
-    """A template of this folder that extends ``base.html.j2``, with a script and style sheets of this folder in it."""
+    """A template of this folder that extends ``base.html.j2``, with a script and style sheets of this folder in it.
+
+    A page without a script names none: ``""``.
+    """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_text))
-    source = _text(script)
+    source = _text(script) if script else ""
     return environment.get_template(template).render(
         style=Markup("".join(map(_text, styles))),
         script=Markup(source),

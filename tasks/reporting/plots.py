@@ -53,27 +53,6 @@ def densities(values: Sequence[float]) -> str:
     return svg(figure, axes, "density: log10 of the share of tokens on which it fires", "latents", "densities")
 
 
-def scores(values: Sequence[float], control: Sequence[float]) -> str:
-    """Scores of explanations, and of shuffled ones."""
-    figure, axes = blank()
-    bins = np.linspace(0, 1, 41)
-    if len(control):
-        axes.hist(control, bins=bins, color=SOFT, alpha=0.55, label="another latent's explanation")
-    axes.hist(values, bins=bins, color=MAIN, alpha=0.8, label="its own explanation")
-    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    return svg(figure, axes, "balanced accuracy on unseen documents", "latents", "scores")
-
-
-def score_by_density(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether frequent latents are easier to explain."""
-    figure, axes = blank()
-    found = [(r["density"], r["value"]) for r in rows if r["value"] is not None and r["density"] > 0]
-    axes.scatter([f[0] for f in found], [f[1] for f in found], s=7, color=MAIN, alpha=0.5, linewidths=0)
-    axes.set_xscale("log")
-    axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
-    return svg(figure, axes, "density", "balanced accuracy", "score-by-density")
-
-
 def activations(histogram: Sequence[int], edges: Sequence[float]) -> list[list[float]]:
     """The bins of one latent that hold anything: [lower edge, height from 0 to 1]. Drawn by the page."""
     filled = [i for i, n in enumerate(histogram) if n]

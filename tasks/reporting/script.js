@@ -3,6 +3,16 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map(data.latents.map((row) => [row.latent, row]));
 const PAGE = 100;
+let scorer = 0;
+// The figures of the scorer that is looked at, as fields of the row: value, interval, windows, control.
+function choose(place) {
+  scorer = place;
+  for (const row of data.latents) {
+    const found = row.scores[place] || [null, null, null, 0, null];
+    [row.value, row.low, row.high, row.n, row.control_value] = found;
+  }
+}
+choose(0);
 
 function make(tag, name, text) {
   const node = document.createElement(tag);
@@ -39,14 +49,21 @@ function chips(title, pairs) {
   box.append(row);
   return box;
 }
+function interval(row, before) {
+  return row.low === null ? "" : before + number(row.low, 2) + " to " + number(row.high, 2);
+}
 function bar(row) {
   const box = make("span", "bar");
-  box.title = "score " + number(row.value, 3) + ", 95% interval " + number(row.low, 2) + " to " + number(row.high, 2);
-  const range = make("i"), point = make("b");
-  range.style.left = 100 * row.low + "%";
-  range.style.width = 100 * (row.high - row.low) + "%";
-  point.style.left = "calc(" + 100 * row.value + "% - 1px)";
-  box.append(make("u"), range, point);
+  const scale = data.scorers[scorer], range = make("i"), point = make("b"), tick = make("u");
+  const at = (value) => 100 * Math.min(1, Math.max(0, (value - scale.low) / (scale.high - scale.low)));
+  box.title = scale.name + ", " + scale.metric + ": " + number(row.value, 3) + interval(row, ", 95% interval ");
+  tick.style.left = at(scale.chance) + "%";
+  point.style.left = "calc(" + at(row.value) + "% - 1px)";
+  if (row.low !== null) {
+    range.style.left = at(row.low) + "%";
+    range.style.width = at(row.high) - at(row.low) + "%";
+  }
+  box.append(tick, range, point);
   return box;
 }
 function card(latent) {
@@ -56,9 +73,12 @@ function card(latent) {
   const top = make("div", "top");
   top.append(make("span", "id soft", "latent " + latent), make("span", "label", visible(row.label) || row.status));
   if (row.value !== null) {
-    top.append(bar(row), make("span", "soft", number(row.value, 2) + " [" + number(row.low, 2) + ", " +
-      number(row.high, 2) + "], n " + row.n));
+    const name = data.scorers.length > 1 ? data.scorers[scorer].name + " " : "";
+    const range = row.low === null ? "" : " [" + number(row.low, 2) + ", " + number(row.high, 2) + "]";
+    top.append(bar(row), make("span", "soft", name + number(row.value, 2) + range + ", n " + row.n));
   }
+  const others = row.scores.map((score, i) => (score && i !== scorer ? data.scorers[i].name + " " + number(score[0], 2) : ""));
+  if (others.some(Boolean)) top.append(make("span", "soft", others.filter(Boolean).join(", ")));
   top.append(make("span", "soft", "fires on " + (100 * row.density).toPrecision(2) + "% of tokens"));
   if (row.status !== "ok") top.append(make("span", "soft", row.status));
   box.append(top);
@@ -93,7 +113,20 @@ function card(latent) {
   box.append(columns);
   return box;
 }
-for (const name of ["best", "worst"]) document.getElementById(name).append(...data[name].map(card));
+// Best and worst by the scorer that is looked at; by another than the first, of the latents that have windows here.
+function rank() {
+  let { best, worst } = data;
+  if (scorer > 0) {
+    const sure = (row) => (row.low === null ? row.value : row.low);
+    const found = data.latents.filter((row) => row.value !== null && data.cards[row.latent])
+      .sort((a, b) => sure(b) - sure(a) || a.latent - b.latent).map((row) => row.latent);
+    const most = Math.max(best.length, 1);
+    [best, worst] = [found.slice(0, most), found.slice(most).slice(-Math.ceil(most / 2)).reverse()];
+  }
+  document.getElementById("best").replaceChildren(...best.map(card));
+  document.getElementById("worst").replaceChildren(...worst.map(card));
+}
+rank();
 
 let order = "value", down = true, shown = PAGE;
 const body = document.querySelector("#latents tbody"), search = document.getElementById("search");
@@ -116,10 +149,11 @@ function draw() {
     return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1) || a.latent - b.latent;
   });
   body.replaceChildren(...found.slice(0, shown).map((row) => {
-    const line = make("tr", row.value !== null && row.value < 0.6 ? "low" : "");
+    const scale = data.scorers[scorer]; // grey: less than a fifth of the way from chance to the best there is
+    const line = make("tr", row.value !== null && row.value < scale.chance + (scale.high - scale.chance) / 5 ? "low" : "");
     line.tabIndex = 0;
     const cells = [[row.latent, "number id"], [visible(row.label), ""], [number(row.value, 3), "number"],
-      [row.value === null ? "" : number(row.low, 2) + "\u2013" + number(row.high, 2), "number"],
+      [interval(row, ""), "number"],
       [number(row.control_value, 2), "number"], [row.density.toExponential(1), "number"], [row.status, "soft"]];
     line.append(...cells.map(([text, name]) => make("td", name, String(text))));
     line.addEventListener("click", () => open_(row));
@@ -131,6 +165,7 @@ function draw() {
 }
 search.addEventListener("input", () => { shown = PAGE; draw(); });
 status.addEventListener("change", () => { shown = PAGE; draw(); });
+document.getElementById("scorer").addEventListener("change", (event) => { choose(Number(event.target.value)); rank(); draw(); });
 document.getElementById("more").addEventListener("click", () => { shown += PAGE; draw(); });
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {

@@ -51,7 +51,7 @@ def listed(world: Path, *more: str) -> dict:
 
 
 def test_a_run_prints_its_plan_and_what_came_out(first):
-    assert "18 to make" in first.stdout or " to make, about" in first.stdout
+    assert " to make, about" in first.stdout
     assert "FVU" in first.stdout and "mean balanced accuracy" in first.stdout and "report.html" in first.stdout
 
 
@@ -131,7 +131,7 @@ def test_help_configuration_multirun_and_completion_work(world, first):
     assert "== Configuration groups ==" in saint(world, "run", "--help").stdout
     assert "kind: topk" in saint(world, "run", "--cfg", "job").stdout
     done = saint(world, "run", "-m", *overrides(world), "runtime.mode=inline", "train.seed=0,9")
-    assert done.returncode == 0 and "2 jobs: 36 stages, 29 distinct, 28 found, 0 model passes" in done.stdout, done.stderr
+    assert done.returncode == 0 and "2 jobs: 38 stages, 31 distinct, 30 found, 0 model passes" in done.stdout, done.stderr
     assert "complete" in saint(world, "completion", "bash").stdout
     script = saint(world, "completion", "bash").stdout + '\nCOMP_WORDS=(saint p); COMP_CWORD=1; _saint; echo "${COMPREPLY[@]}"'
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == "plan"

@@ -52,7 +52,7 @@ def makers(store: Store) -> dict[str, set[int]]:
 def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new(place, tmp_path):
     store = Store.at(tmp_path / "store")
     first = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
-    assert "4 jobs: 72 stages, 55 distinct, 0 found, 1 model pass" in first.stdout
+    assert "4 jobs: 76 stages, 59 distinct, 0 found, 1 model pass" in first.stdout
     assert "CE loss recovered" in first.stdout and "sweep.html" in first.stdout
     assert stages(store)["capture"] == 10 and stages(store)["train"] == 4
     lanes, watchers = place.jobs(tmp_path / "store")
@@ -80,9 +80,9 @@ def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request
         lab.open()
         store = Store.at(tmp_path / "store")
         first = ran(lab, lab.sweep(tmp_path / "store", layers, factors))
-        assert "12 jobs: 216 stages, 141 distinct, 0 found, 1 model pass" in first.stdout
+        assert "12 jobs: 228 stages, 153 distinct, 0 found, 1 model pass" in first.stdout
         assert first.stdout.count("layers.") >= 12 and "sweep.html" in first.stdout
-        assert stages(store)["capture"] == 15 and stages(store)["train"] == 12 and sum(stages(store).values()) == 141
+        assert stages(store)["capture"] == 15 and stages(store)["train"] == 12 and sum(stages(store).values()) == 153
         assert len(makers(store)["train"]) == 2  # twelve of them: both lanes have their share
         (flow,) = [f for f in flow_states(lab) if "lane" not in f["name"]]
         shown = post(lab.server.url, "/artifacts/filter", {"artifacts": {"key": {"any_": ["sweep"]}}})

@@ -112,7 +112,7 @@ def test_only_what_depends_on_a_setting_is_made_anew(tmp_path):
     world = overrides(tmp_path)
     base, other = (set(recipes(load([*world, *more])).all()) for more in ([], ["sae.k=5"]))
     changed = {r.stage.name for r in other - base}
-    assert changed == {"train", "evaluate", "encode", "mine", "explain", "score", "report"}
+    assert changed == {"train", "evaluate", "encode", "mine", "explain", "score", "analyse", "report"}
 
 
 def test_every_group_file_decodes_and_names_every_field():

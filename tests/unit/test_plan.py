@@ -30,7 +30,7 @@ def line(found: Plan, stage: str) -> Line:
 def test_nothing_exists_so_everything_is_to_be_made():
     found = planned("capture.n_shards=4")
     assert all(line.missing == line.n and line.cached == line.skipped == 0 for line in found.lines)
-    assert found.json["missing"] == len(found.json["artifacts"]) == 20
+    assert found.json["missing"] == len(found.json["artifacts"]) == 21
     assert all(found.json["total"][name] > 0 for name in ("bytes", "seconds")) and found.json["total"]["usd"] == 0
 
 

@@ -26,7 +26,7 @@ def test_a_default_run_is_these_artifacts():
         counts[recipe.stage.name] = counts.get(recipe.stage.name, 0) + 1
     assert counts == {
         "corpus": 1, "lm": 1, "capture": 5, "normalise": 1, "train": 1, "evaluate": 1, "encode": 4, "mine": 1,
-        "explain": 1, "score": 1, "report": 1,
+        "explain": 1, "score": 1, "analyse": 1, "report": 1,
     }  # fmt: skip
 
 

@@ -8,19 +8,28 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from tasks.report import embedded
+from flows.config import load
+from flows.recipes import recipes
+from tasks.analyse import AnalyseSpec, analyse
+from tasks.report import ReportSpec, embedded, report
+from tasks.score import ScoreSpec, score
+from tasks.scorers.base import Answer, Score, Scorer
+from tasks.scorers.detection import Detection
 from tests.e2e.test_cli import saint
+from tests.making import make
 from tests.small import overrides
 
 NASTY = "<img src=x onerror=\"document.title='XSS'\"></script><script>document.title='XSS'</script> \u202e \u2028 & \x1b[31m"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> str:
-    """A report over a corpus whose every fifth sentence attacks it."""
+def world(tmp_path_factory) -> Path:
+    """A run over a corpus whose every fifth sentence attacks its report."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -31,8 +40,60 @@ def page(tmp_path_factory) -> str:
     pq.write_table(pa.table({"text": texts, "doc": table["doc"]}), world / "corpus.parquet")
     done = saint(world, "run", *small, "runtime.mode=inline", "train.n_tokens=20000")
     assert done.returncode == 0, done.stderr[-2000:]
+    return world
+
+
+@pytest.fixture(scope="module")
+def page(world) -> str:
     (path,) = (world / "saint-store").rglob("report.html")
     return path.read_text("utf-8")
+
+
+class Leaning(Scorer):
+    """A correlation that may be below 0, of latents alone: it needs no explanation, and gives windows numbers, not answers."""
+
+    kind: Literal["leaning"] = "leaning"
+    METRIC = "correlation"
+    CHANCE = 0.0
+
+    def needs_client(self, explanation_has_predicate):
+        return False
+
+    def score(self, replies, explanation, examples, seed, bench=None):
+        windows = examples.test(True)
+        if not windows:
+            return Score(examples.latent, "too_few_examples")
+        value = (examples.latent % 9 - 4) / 4
+        answers = tuple(Answer(w.window_id, w.activating, None, w.quantile, value, w.group) for w in windows)
+        return Score(examples.latent, "ok", value, None, None, len(windows), len(windows), 1.0, answers)
+
+
+def page_of(world: Path, *scorers: Scorer) -> str:
+    """The report of the same SAE and explanations with other scorers."""
+    p = load([*overrides(world), "train.n_tokens=20000", f"backend.root={world / 'saint-store'}"])
+    named = recipes(p).named["layers.1"]
+    rests = {"mine": named["mine"], "explain": named["explain"]}
+    scores = [score(ScoreSpec(scorer=scorer), **rests) for scorer in scorers]
+    inputs = {name: named[name] for name in ("corpus", "lm", "train", "evaluate")}
+    statistics = analyse(AnalyseSpec(), **rests, scores=scores)
+    made = make(report(ReportSpec(n_cards=24), **inputs, **rests, scores=scores, statistics=statistics), p.store)
+    return (made.path / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def several(world) -> str:
+    return page_of(world, Detection(), Leaning(), Detection(n_positive=10))
+
+
+def data_of(page: str) -> dict:
+    return json.loads(page.split('id="data">')[1].split("</script>")[0])
+
+
+def cells(page: str, table: str) -> list[list[str]]:
+    """The text of each cell of a table of some class, row by row."""
+    body = re.search(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)
+    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
 
 
 def test_the_page_asks_nothing_of_the_network_and_forbids_it(page):
@@ -68,6 +129,59 @@ def test_every_latent_is_in_the_table_and_the_page_is_small(page):
         assert heading in page
 
 
+def test_one_scorer_has_its_aggregates_curves_and_account(page):
+    ((name, macro, _, _, _, good, control, difference, scored, _),) = cells(page, "aggregates")
+    assert name.split()[0] == "detection" and "balanced accuracy, chance 0.5" in name
+    assert 0.5 < float(macro.split()[0]) <= 1 and good.split()[0].endswith("%") and abs(float(control.split()[0]) - 0.5) < 0.15
+    assert difference.startswith("+0.") and scored.endswith(" of 128")
+    assert all(f'aria-label="{plot}"' in page for plot in ("scores 0", "true positives", "true negatives", "score by density"))
+    assert "How scorers agree" not in page and 'id="scorer" aria-label="Scorer" hidden' in page
+
+
+@pytest.mark.parametrize("which", ["page", "several"])
+def test_what_became_of_every_latent_adds_up(which, request):
+    rows = cells(request.getfixturevalue(which), "counts")
+    assert rows[0][0] == "explained" and len(rows) == (2 if which == "page" else 4)
+    assert all(sum(int(cell or 0) for cell in row[1:]) == 128 for row in rows)
+    shares = re.findall(r'class="stack">(.*?)</div>', request.getfixturevalue(which))
+    assert all(sum(map(float, re.findall(r"width: ([0-9.]+)%", bar))) == pytest.approx(100, abs=0.01) for bar in shares)
+
+
+def test_many_scorers_each_have_a_row_a_scale_and_a_place_in_the_matrix(several):
+    names = ["detection n_positive=20", "leaning", "detection n_positive=10"]
+    rows = cells(several, "aggregates")
+    assert [row[0].split("  ")[0] for row in rows] == names
+    assert [s["name"] for s in data_of(several)["scorers"]] == names
+    scale = data_of(several)["scorers"][1]
+    assert (scale["metric"], scale["chance"], scale["low"], scale["high"]) == ("correlation", 0, -1, 1)
+    heat = cells(several, "heat")
+    assert [row[0] for row in heat] == names and heat[0][1] == "" and heat[0][3] == heat[2][1] != ""
+    assert several.count('<svg role="img" aria-label="agreement') == 3 and several.count('aria-label="scores ') == 3
+    assert 'aria-label="rated 1"' in several, "windows that got numbers have a curve of them"
+    ids = re.findall(r' id="([^"]+)"', several)
+    assert len(ids) == len(set(ids))
+
+
+def test_scores_below_zero_and_without_intervals_reach_the_page_as_they_are(several):
+    found = data_of(several)["latents"]
+    values = {row["latent"]: row["scores"][1] for row in found if row["scores"][1]}
+    assert min(v[0] for v in values.values()) == -1 and all(v[1] is None and v[2] is None for v in values.values())
+    assert any(row["scores"][1] and not row["scores"][0] for row in found), "scored though nobody could explain it"
+    assert all(len(row["scores"]) == 3 for row in found)
+
+
+def test_a_scorer_below_chance_can_come_first_and_alone(world):
+    found = data_of(page_of(world, Leaning()))
+    assert len(found["best"]) == 12 and found["latents"][found["best"][0]]["scores"][0][0] == 1.0
+
+
+def test_a_run_without_scorers_has_a_page(world):
+    text = page_of(world)
+    assert "Nothing was scored in this run" in text and cells(text, "counts")[0][0] == "explained"
+    found = data_of(text)
+    assert found["scorers"] == [] and len(found["latents"]) == 128 and found["best"] == []
+
+
 def test_any_text_survives_being_embedded():
     value = {"a": NASTY, "b": ["</script>", "\u2029"]}
     assert json.loads(embedded(value)) == value
@@ -77,7 +191,8 @@ def test_any_text_survives_being_embedded():
 
 @pytest.mark.special
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(page, tmp_path):
+def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(several, tmp_path):
+    page = several
     webdriver = pytest.importorskip("selenium.webdriver")
     (tmp_path / "report.html").write_text(page, "utf-8")
     asked: list[str] = []
@@ -98,11 +213,19 @@ def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(page, tm
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     browser = webdriver.Chrome(options=options, service=service)
     try:
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        )
         browser.get(f"http://127.0.0.1:{server.server_port}/report.html")
         find = partial(browser.find_elements, "css selector")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
         assert "XSS" not in browser.title and "latents" in browser.title
         assert len(find("#best .card")) > 0 and len(find("#latents tbody tr")) == 100
         assert not find("img")
+        browser.find_element("css selector", '#scorer option[value="1"]').click()
+        assert find("#latents tbody tr td:nth-child(3)")[0].text == "1.000" and "leaning 1.00" in find("#best .card")[0].text
+        browser.find_element("css selector", '#latents th [data-by="value"]').click()
+        assert find("#latents tbody tr td:nth-child(3)")[0].text == "-1.000"
         search = find("#search")[0]
         search.send_keys("17")
         rows = find("#latents tbody tr")

@@ -1,0 +1,231 @@
+"""What ``saint explain`` and ``saint score`` are to end with: part of a pipeline, on an SAE that a store may have already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from artifacts.errors import ArtifactCorrupt
+from artifacts.keys import Artifact, Key
+from artifacts.manifest import Manifest
+from artifacts.store import Store
+from flows.config import Pipeline, pipeline
+from flows.lineage import Held, addressed, inputs_of, manifest_of, recipe_of
+from flows.recipes import Wanted, asking, page, recipes, windows
+from tasks.capture import capture
+from tasks.choosing import counted, parsed_latents
+from tasks.evaluate import evaluate
+from tasks.lms.base import Facts, LMSpec
+from tasks.spec import SpecError
+from tasks.stage import Recipe
+
+TAKES = {"explain": ("train", "mine", "explain"), "score": ("train", "mine", "explain")}
+"""Command to the stages of which it takes an artifact."""
+
+_ABOVE = {
+    "train": {"corpus", "lm", "norm", "sae", "capture", "train"},
+    "mine": {"corpus", "lm", "norm", "sae", "capture", "train", "mine"},
+    "explain": {"corpus", "lm", "norm", "sae", "capture", "train", "mine", "explainer", "explain"},
+}
+"""Stage of a named artifact to the sections of the configuration that are settled by it."""
+
+
+NO_CORPUS = Artifact("corpus", Key("0" * 64))
+"""Stands for a corpus that nobody knows any more; whatever needs it says so."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A command, and the artifact that it begins with."""
+
+    command: str
+    """``explain`` or ``score``."""
+
+    address: str | None = None
+    """``stage/key`` of an SAE, of its windows, or of explanations; null makes what the pipeline wants."""
+
+    report: bool = False
+    """Also the whole report, for which the SAE is evaluated."""
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return {"command": self.command, "address": self.address, "report": self.report}
+
+    @property
+    def artifact(self) -> Artifact | None:
+        return None if self.address is None else addressed(self.address)
+
+    @property
+    def settled(self) -> str:
+        """Up to which stage all is settled; the windows of explanations serve another explainer as well."""
+        stage = "" if self.artifact is None else self.artifact.stage
+        return "mine" if stage == "explain" and self.command == "explain" else stage
+
+    def check(self, overrides: Sequence[str]) -> None:
+        """Raise ``SpecError`` for an override of what is settled already."""
+        for override in overrides:
+            name = override.lstrip("+~").partition("=")[0]
+            if name.partition(".")[0].partition("@")[0] in _ABOVE.get(self.settled, ()):
+                raise SpecError(
+                    f"{override}, but {self.artifact} is made already and has its own; leave it out, or give no name to make another"
+                )
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a named artifact gives to begin with."""
+
+    sae: Recipe
+    lm: Recipe
+    mined: Recipe | None
+    shards: tuple[Recipe, ...]
+    """Captures of the train split; none where their recipes are gone."""
+
+    explained: Recipe | None
+    n_latents: int
+    hookpoint: str
+
+
+def pipeline_of(config: Mapping[str, Any], goal: Goal | None) -> Pipeline:
+    """The typed pipeline of a configuration and a goal: what is settled is as the store has it. Raises ``SpecError``."""
+    if goal is None or goal.artifact is None:
+        return pipeline(config)
+    p = pipeline(config, given=goal.settled)
+    source = source_of(p, goal)
+    if goal.settled == "explain":
+        spec = manifest_of(p.store, goal.artifact).spec
+        p = replace(p, explain={**p.explain, "latents": spec["latents"]})
+        if source.explained is not None and not isinstance(source.explained, Held):
+            p = replace(p, explainer=source.explained.spec.explainer)
+    else:
+        counted(parsed_latents(p.explain.get("latents", "all")), source.n_latents)
+    more: dict[str, Any] = {"lm": Unknown(), "hookpoints": (source.hookpoint,)}
+    more["sae"] = p.sae.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
+    if not isinstance(source.sae, Held):
+        more["train"] = source.sae.spec
+    if source.shards and not isinstance(source.shards[0], Held):
+        more["capture"] = source.shards[0].spec
+        if not isinstance(text := source.shards[0].inputs["corpus"], Held):
+            more["corpus"] = text.spec.corpus
+    if (made := p.store.find(source.lm.artifact)) is not None:
+        more["lm"] = Unknown(known={n: made.summary.get(n) for n in Facts._fields})
+    return replace(p, **more)
+
+
+class Unknown(LMSpec):
+    """A language model of which a plan knows what its artifact says."""
+
+    known: dict[str, Any] | None = None
+
+    def facts(self) -> Facts | None:
+        known = self.known or {}
+        return Facts(**known) if known.get("n_layers") and known.get("d_model") else None
+
+
+def wanted(p: Pipeline, goal: Goal | None) -> Wanted:
+    """What a job wants: all of its pipeline, or what its command is to end with."""
+    if goal is None:
+        return recipes(p)
+    if goal.command == "score" and not p.scorers:
+        raise SpecError("scorers = [], but saint score needs one at least; use scorers=[detection]")
+    each = recipes(p).named if goal.artifact is None else dict([_named(p, goal)])
+    final = "report" if goal.report else {"explain": "explain", "score": "analyse"}[goal.command]
+    found = Wanted()
+    for hookpoint, named in each.items():
+        rests = {recipe.artifact for recipe in Wanted([named[final]]).all()}
+        found.finals.append(named[final])
+        found.named[hookpoint] = {name: recipe for name, recipe in named.items() if recipe.artifact in rests}
+    return found
+
+
+def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
+    """Hookpoint, and stage name to recipe, of what begins with a named artifact."""
+    source = source_of(p, goal)
+    sae, lm, mined, test = source.sae, source.lm, source.mined, None
+    if source.shards:
+        first = source.shards[0]
+        at = {"split": "test", "shard": 0, "n_shards": 1}
+        test = capture(first.spec.model_copy(update=at), **first.inputs)
+    if mined is None:
+        assert test is not None, "an SAE without windows has its captures, or source_of would have raised"
+        mined = windows(p, lm, sae, [*source.shards, test])
+    text = test.inputs["corpus"] if test is not None else Held(NO_CORPUS, "the captures that tell which text it is are gone")
+    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, text, lm, sae, mined, source.explained)}
+    if goal.report:
+        if test is None:
+            raise SpecError(
+                f"--report, but the activations that {sae.artifact} was trained on are gone, with the recipe to make them again, "
+                "and a report evaluates the SAE on more of them; leave it out"
+            )
+        named |= {"corpus": test.inputs["corpus"], "evaluate": evaluate(p.evaluate, lm=lm, sae=sae, shards=[test])}
+        named["report"] = page(p, named)
+    return source.hookpoint, named
+
+
+def source_of(p: Pipeline, goal: Goal) -> Source:
+    """What a goal's artifact rests on, as far as the store tells. Raises ``SpecError`` where that is not enough."""
+    store, artifact = p.store, goal.artifact
+    assert artifact is not None
+    explained = mined = None
+    seen: dict[Artifact, Recipe] = {}
+    if artifact.stage == "explain":
+        explained = recipe_of(store, artifact, seen) if goal.command == "score" else None
+        artifact = addressed(manifest_of(store, artifact).inputs["mine"])
+    if artifact.stage == "mine":
+        mined, manifest = recipe_of(store, artifact, seen), store.find(artifact)
+    else:
+        manifest = _windows_of(p, artifact, seen)
+        mined = None if manifest is None else recipe_of(store, manifest.artifact, seen)
+    if manifest is not None:
+        inputs = inputs_of(store, manifest, seen)
+        sae, lm = inputs["sae"], inputs["lm"]
+    elif artifact.stage == "train":
+        sae = recipe_of(store, artifact, seen)
+        lm = _captures(store, artifact, seen)[0].inputs["lm"]
+    else:
+        raise SpecError(
+            f"{goal.artifact}, but the windows that it rests on ({artifact}) are gone and with them which SAE they were of; "
+            "name the SAE itself (saint ls train)"
+        )
+    shards = _captures(store, sae.artifact, seen) if store.find(sae.artifact) is not None else ()
+    summary = _summary(store, sae, mined)
+    return Source(sae, lm, mined, shards, explained, summary["n_latents"], summary["hookpoint"])
+
+
+def _summary(store: Store, sae: Recipe, mined: Recipe | None) -> dict[str, Any]:
+    for recipe in (sae, mined):
+        if recipe is not None and (manifest := store.find(recipe.artifact)) is not None:
+            return {"hookpoint": "", **manifest.summary}
+    raise SpecError(f"{sae.artifact} is needed, but neither it nor the windows of it are in this store; make it with saint run")
+
+
+def _captures(store: Store, sae: Artifact, seen: dict[Artifact, Recipe]) -> tuple[Recipe, ...]:
+    """The captures that an SAE was trained on; none where their recipes are gone."""
+    found = inputs_of(store, manifest_of(store, sae), seen).get("shards", ())
+    return () if any(isinstance(shard, Held) for shard in found) else found
+
+
+def _windows_of(p: Pipeline, sae: Artifact, seen: dict[Artifact, Recipe]) -> Manifest | None:
+    """Windows of an SAE whose own captures nobody knows how to make any more; None where they can be made.
+
+    Raises ``SpecError`` where there are none either.
+    """
+    store = p.store
+    if _captures(store, sae, seen):
+        return None
+    for artifact in store.artifacts():
+        if artifact.stage == "mine":
+            try:
+                manifest = store.find(artifact)
+            except ArtifactCorrupt:
+                continue
+            same = manifest is not None and manifest.inputs.get("sae") == f"{sae.stage}/{sae.key}"
+            if same and manifest is not None and manifest.spec == p.mine.payload():
+                return manifest
+    raise SpecError(
+        f"{sae}, but the activations it was trained on are gone, with the recipe to make them again, and this store has no "
+        "windows of it under these settings of mine; name windows that there are (saint ls mine), or make all anew with saint run"
+    )
+
+

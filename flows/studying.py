@@ -1,0 +1,144 @@
+"""The commands that study an SAE in the store: explain, score, compare, ledger."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from artifacts.keys import Artifact
+from artifacts.store import Store
+from flows.console import clean, print_json, table
+from flows.looking import parsed, store_of
+from tasks.spec import SpecError
+
+ABOUT = {
+    "explain": "explain latents of an SAE in the store (train/3f2a...), or of the overrides' own; latents=0:100 takes some",
+    "score": "score the explanations of an SAE, or more scorers on explanations that there are (explain/3f2a...)",
+    "compare": "explainers, or judges, against each other: explanations, scores, runs or SAEs by name; --html PATH, --json",
+    "ledger": "US dollars and tokens that LLM requests took, by day, client and model",
+}
+
+_WHAT = {"train": "an SAE", "mine": "its windows", "explain": "its explanations"}
+
+
+def explain(rest: list[str], debug: bool = False) -> int:
+    return _study("explain", rest, debug)
+
+
+def score(rest: list[str], debug: bool = False) -> int:
+    return _study("score", rest, debug)
+
+
+def _study(command: str, rest: list[str], debug: bool) -> int:
+    """Plan, work, summary of one command."""
+    from flows.goals import Goal
+    from flows.running import print_plan, run
+    from flows.sweep import jobs, split
+
+    more = {"report": "also evaluate the SAE and make the whole report"} if command == "score" else {}
+    flags, names, overrides = parsed(
+        command, rest, ABOUT[command], plan="only print what it would find and make", multirun="commas in overrides sweep", **more
+    )
+    if len(names) > 1:
+        raise SpecError(f"{' '.join(names)}, but saint {command} takes one artifact to begin with; name one")
+    overrides = [f"explain.{o}" if o.startswith("latents=") else o for o in overrides]
+    goal = Goal(command, report=bool(more) and flags.report)
+    if names:
+        store = store_of([o for o in overrides if o.startswith("backend")])
+        artifact = beginning(store, names[0], command)
+        goal = replace(goal, address=f"{artifact.stage}/{artifact.key}")
+    each = split(overrides) if flags.multirun else [overrides]
+    for one in each:
+        goal.check(one)
+    found = jobs(each, goal)
+    if flags.plan:
+        from flows.plan import plan
+
+        print_plan(plan(found))
+        return 0
+    return run(found, [*names, *(["-m"] if flags.multirun else []), *overrides], debug)
+
+
+def beginning(store: Store, name: str, command: str) -> Artifact:
+    """The artifact that a command begins with. Raises ``SpecError`` for one of another sort."""
+    from flows.audit import find
+    from flows.goals import TAKES
+
+    artifact = find(store, name)
+    if artifact.stage not in TAKES[command]:
+        takes = ", ".join(f"{_WHAT[stage]} ({stage}/...)" for stage in TAKES[command])
+        raise SpecError(f"{name}, but {artifact} is none of what saint {command} begins with: {takes}; name one of these")
+    return artifact
+
+
+def compare(rest: list[str], debug: bool = False) -> int:
+    from flows.comparing import compared
+
+    parser = argparse.ArgumentParser(prog="saint compare", description=ABOUT["compare"], allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--html", metavar="PATH", help="also write a page with plots there")
+    parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="explanations, scores, SAEs, runs; backend.root=DIR")
+    flags = parser.parse_intermixed_args(rest)
+    store = store_of([word for word in flags.words if "=" in word])
+    found = compared(store, [word for word in flags.words if "=" not in word])
+    if flags.html:
+        from tasks.reporting.comparison import page
+
+        Path(flags.html).write_text(page(found), "utf-8")
+    if flags.json:
+        return print_json(found)
+    print_comparison(found)
+    if flags.html:
+        print(f"page: {flags.html}")
+    return 0
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """The tables of a comparison."""
+    from tasks.reporting.comparison import beside, facts, means, thirds
+
+    judges = found["of"] == "judges"
+    print(f"{'judges of ' + found['explain'] if judges else 'explainers'} on {found['sae']}")
+    header, rows = beside(found)
+    table(header, rows, header[2:])
+    header, rows = means(found)
+    if rows:
+        table(header, rows, header[1:])
+    for pair in found["pairs"]:
+        print(f"{clean(pair['first'])} against {clean(pair['second'])}")
+        for line in facts(pair):
+            print(f"  {clean(line)}")
+        header, rows = thirds(pair)
+        if rows:
+            table(header, rows, header[1:])
+
+
+def ledger(rest: list[str], debug: bool = False) -> int:
+    from artifacts.journal import Journal
+    from artifacts.ledger import rows as ledger_rows
+
+    flags, names, overrides = parsed("ledger", rest, ABOUT["ledger"], json="print as JSON")
+    if names:
+        raise SpecError(f"{names[0]}, but saint ledger takes overrides of the store only; write backend.root=DIR")
+    rows = ledger_rows(Journal(store_of(overrides).backend, "journal"))
+    usd = sum(row["usd"] for row in rows)
+    possibly = sum(row["possibly_usd"] for row in rows)
+    if flags.json:
+        return print_json({"rows": rows, "usd": usd, "possibly_usd": possibly})
+    header = ("day", "client", "model", "requests", "answered", "tokens in", "tokens out", "dollars", "possibly more")
+    table(header, [_ledger_line(row) for row in rows], header[3:])
+    more = f", and at most ${possibly:,.4f} for requests whose answers are not here" if possibly else ""
+    print(f"${usd:,.4f} in all{more}" if rows else "no LLM was asked for anything in this store")
+    return 0
+
+
+def _ledger_line(row: dict[str, Any]) -> Sequence[str]:
+    def dollars(value: float) -> str:
+        return f"{value:,.4f}" if value else ""
+
+    counts = [f"{row[name]:,}" for name in ("n_requests", "n_answered", "input_tokens", "output_tokens")]
+    paid = dollars(row["usd"]) + (f" and {row['n_unpriced']:,} of unknown price" if row["n_unpriced"] else "")
+    return row["day"], row["kind"], row["model"], *counts, paid, dollars(row["possibly_usd"])
