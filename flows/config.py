@@ -184,7 +184,7 @@ def _scorers(value: Any) -> tuple[Scorer, ...]:
     found = []
     for item in [value] if isinstance(value, (str, Mapping)) else list(value or []):
         fields = item if isinstance(item, Mapping) else {"kind": item}
-        found.append(decode("tasks.scorers", {**_file("scorer", str(fields.get("kind"))), **fields}, "scorers"))
+        found.append(decode("tasks.scorers", {**_file("scorer", str(fields.get("kind"))), **fields}, "scorers").pinned())
     return tuple(found)
 
 

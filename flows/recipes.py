@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from flows.config import Pipeline
 from tasks.capture import capture
+from tasks.clients.base import Client
 from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import evaluate
 from tasks.explain import ExplainSpec, explain
@@ -69,12 +70,15 @@ def recipes(p: Pipeline) -> Wanted:
         def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
             return {name: extra[name] for name in sorted(kind.INPUTS)}
 
+        def judge(scorer: Scorer) -> Client | None:
+            return p.client if scorer.needs_client(False) else None  # who asks no LLM has one key, whatever the client
+
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))
         scores = [
             score(
-                validated(ScoreSpec, {**p.score, "scorer": scorer, "client": p.client}, "score"),
+                validated(ScoreSpec, {**p.score, "scorer": scorer, "client": judge(scorer)}, "score"),
                 mine=mined,
                 explain=explained,
                 **inputs(scorer),

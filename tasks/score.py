@@ -54,7 +54,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
     explained = explanations(job.one("explain"))
     work = _Scoring(spec, explained, bench_of(job))
     replies: dict[str, Reply] = {}
-    if spec.client is not None and any(work.asks(e) for e in explained.values() if e.status == "ok"):
+    if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
 
         def questions() -> Iterator[Request]:
             for found in shown(job, list(explained)):
@@ -123,8 +123,12 @@ class _Scoring:
         self.scorer, self.client, self.seed, self.bench = spec.scorer, spec.client, spec.seed, bench
         self.name = str(getattr(spec.scorer, "kind", type(spec.scorer).__name__))
         self.explained = explained
-        self.partners = partners(explained, spec.seed) if spec.control else {}
+        self.partners = partners(explained, spec.seed) if spec.control and spec.scorer.USES_EXPLANATION else {}
         self.troubles = Troubles()
+
+    def takes(self, explanation: Explanation) -> bool:
+        """Whether there is something to score: an explanation, or a scorer that does without."""
+        return explanation.status == "ok" or not self.scorer.USES_EXPLANATION
 
     def asks(self, explanation: Explanation) -> bool:
         return self.scorer.needs_client(explanation.predicate is not None)
@@ -137,7 +141,7 @@ class _Scoring:
         return pair
 
     def requests(self, which: int, explanation: Explanation, found: LatentExamples) -> list[Request]:
-        if explanation.status != "ok" or self.client is None or not self.asks(explanation):
+        if not self.takes(explanation) or self.client is None or not self.asks(explanation):
             return []
         return self.troubles.around(
             (found.latent, which), lambda: self.scorer.requests(explanation, found, self.seed), lambda why: []
@@ -146,7 +150,7 @@ class _Scoring:
     def score(
         self, which: int, explanation: Explanation, found: LatentExamples, replies: dict[str, Reply], *bills: Bill
     ) -> Score:
-        if explanation.status == "ok" and self.client is None and self.asks(explanation):
+        if self.takes(explanation) and self.client is None and self.asks(explanation):
             return Score(found.latent, "no_judge")
         requests = self.requests(which, explanation, found)
         mine = [replies[self.client.digest(request)] for request in requests] if self.client is not None else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from pydantic import Field
 
 from tasks.lazy import np
+from tasks.progress import Progress
 from tasks.spec import Spec
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Ground:
 
     texts: list[str]
     """Text of each token id."""
+
+    progress: Progress = Progress()
+    """Who is told of long work, such as embedding the pool; the stage that draws sets it."""
 
     def silent(self, latent: int, rows: np.ndarray) -> np.ndarray:
         """bool: whether a latent is silent in the whole window around each row."""

@@ -94,6 +94,10 @@ class Scorer(Spec):
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     """Artifacts that it rests on beside ``mine`` and ``explain``: ``lm``, ``sae``, ``amplify``."""
 
+    USES_EXPLANATION: ClassVar[bool] = True
+    """False for a scorer that tells how clear a latent is in itself: it has no blind control, since another latent's
+    explanation changes nothing, and it measures latents that nobody could explain, too."""
+
     def needs_client(self, explanation_has_predicate: bool) -> bool:
         """Whether an LLM must judge an explanation that has a predicate, or has none."""
         return True
