@@ -6,7 +6,7 @@ import importlib.util
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class Repeating:
         return [nats(text) for text in texts]
 
 
-def bench_with(**models: object) -> Bench:
+def bench_with(models: dict[Hashable, object]) -> Bench:
     """A bench on which some models are open already."""
     bench = Bench(CPU)
     for name, model in models.items():

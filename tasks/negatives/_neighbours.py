@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
@@ -65,37 +66,61 @@ def by_turns(n: int, latent: int, found: Neighbours, ground: Ground, taken: np.n
     windows = []
     for neighbour in found.latent.tolist():
         rows = peaks(ground, neighbour)
-        windows.append(iter(rows[ground.silent(latent, rows)].tolist()))
-    apart = Apart(ground, taken)
+        rows = rows[ground.silent(latent, rows)]
+        windows.append(spans(ground, rows[clear_of(ground, rows, taken)]))
+    apart = Apart()
     drawn: list[tuple[int, int]] = []
-    open_ = set(range(len(windows)))
-    while open_ and len(drawn) < n:
-        for i in sorted(open_):
-            row = next((row for row in windows[i] if apart.add(row)), None)
+    turns = list(range(len(windows)))
+    while turns and len(drawn) < n:
+        for i in list(turns):
+            row = next((row for row, begin, end in windows[i] if apart.add(begin, end)), None)
             if row is None:
-                open_.remove(i)
-            elif len(drawn) < n:
+                turns.remove(i)
+            else:
                 drawn.append((row, i))
-    which = np.array([i for _, i in drawn], np.int64)
-    rows = np.array([row for row, _ in drawn], np.int64)
+    which = np.array([i for _, i in drawn[:n]], np.int64)
+    rows = np.array([row for row, _ in drawn[:n]], np.int64)
     return Drawn(rows, found.latent[which].astype(np.int32), found.similarity[which].astype(np.float32))
 
 
 def peaks(ground: Ground, latent: int, n: int = _PEAKS) -> np.ndarray:
     """int64: rows of a latent's strongest windows, no two overlapping, the strongest first."""
+    held: dict[tuple[int, int], np.ndarray] = ground.once("strongest windows", dict)
+    if (latent, n) not in held:
+        if len(held) >= _HELD:
+            del held[next(iter(held))]
+        held[latent, n] = _peaks(ground, latent, n)
+    return held[latent, n]
 
-    def make() -> np.ndarray:
-        rows, values = ground.cache.of(latent)
-        looked = 8 * n
-        while True:
-            order = strongest(rows, values, looked)
-            apart = Apart(ground, rows[:0])
-            found = [row for row in rows[order].tolist() if len(apart) < n and apart.add(row)]
-            if len(found) == n or looked >= len(rows):
-                return np.array(found, np.int64)
-            looked *= 8  # it fires in bursts, many rows of few windows
 
-    return ground.once(("strongest windows of", latent, n), make, keep=_HELD)
+def _peaks(ground: Ground, latent: int, n: int) -> np.ndarray:
+    rows, values = ground.cache.of(latent)
+    looked = 4 * n
+    while True:
+        apart, found = Apart(), []
+        for row, begin, end in spans(ground, rows[strongest(rows, values, looked)]):
+            if apart.add(begin, end):
+                found.append(row)
+                if len(found) == n:
+                    break
+        if len(found) == n or looked >= len(rows):
+            return np.array(found, np.int64)
+        looked *= 8  # it fires in bursts, many rows of few windows
+
+
+def spans(ground: Ground, rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Each row with the first and last-plus-one row of the window around it."""
+    begin, end = ground.around(rows)
+    return zip(rows.tolist(), begin.tolist(), end.tolist(), strict=True)
+
+
+def clear_of(ground: Ground, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool: whether the window around each row overlaps with none around some others."""
+    begin, end = ground.around(rows)
+    clear = np.ones(len(rows), bool)
+    for b, e in zip(*ground.around(others), strict=True):
+        clear &= (end <= b) | (begin >= e)
+    return clear
 
 
 def strongest(names: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
@@ -108,27 +133,19 @@ def strongest(names: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
 
 
 class Apart:
-    """Windows no two of which overlap, and none of which overlaps with one that is taken."""
+    """Windows no two of which overlap."""
 
-    def __init__(self, ground: Ground, taken: np.ndarray) -> None:
-        self._around = ground.around
-        self._taken = self._around(taken)
+    def __init__(self) -> None:
         self._begins: list[int] = []
         self._ends: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self._begins)
-
-    def add(self, row: int) -> bool:
-        """Take the window around a row; False where it overlaps with another."""
-        begin, end = (int(edge[0]) for edge in self._around(np.array([row])))
+    def add(self, begin: int, end: int) -> bool:
+        """Take a window; False where it overlaps with another."""
         i = bisect_left(self._begins, begin)
         if (i and self._ends[i - 1] > begin) or (i < len(self._begins) and self._begins[i] < end):
             return False
-        if len(self._taken[0]) and bool(((self._taken[0] < end) & (self._taken[1] > begin)).any()):
-            return False
-        insort(self._begins, begin)
-        insort(self._ends, end)  # in the order of the beginnings, as windows do not overlap
+        self._begins.insert(i, begin)
+        self._ends.insert(i, end)
         return True
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.explainers.base import printable
 from tasks.lazy import np
 from tasks.lm.embedder import EmbedderSpec, Embeds, needs
-from tasks.negatives._neighbours import nothing, peaks
+from tasks.negatives._neighbours import clear_of, nothing, peaks
 from tasks.negatives.base import Drawn, Ground, Negatives
 
 if TYPE_CHECKING:
@@ -38,11 +38,8 @@ class Embedding(Negatives, EmbedderSpec):
         own = peaks(ground, latent, self.n_queries)
         if not self.n or not len(own) or not len(ground.pool):
             return nothing()
-        allowed = ground.silent(latent, ground.pool)
         # The same text cut at another place is not another text.
-        begin, end = ground.around(ground.pool)
-        for b, e in zip(*ground.around(np.concatenate([own, taken])), strict=True):
-            allowed &= (end <= b) | (begin >= e)
+        allowed = ground.silent(latent, ground.pool) & clear_of(ground, ground.pool, np.concatenate([own, taken]))
         n = min(self.n, int(allowed.sum()))
         if not n:
             return nothing()

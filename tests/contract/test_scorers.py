@@ -14,11 +14,19 @@ import tasks.scorers
 from tasks.clients.base import Reply
 from tasks.explainers.base import Explanation
 from tasks.kinds import decode, kinds
-from tasks.scorers.base import Score, Scorer
+from tasks.scorers.base import Bench, Score, Scorer
 from tests.fake_anthropic import by_schema
+from tests.local_models import BagOfWords, Repeating, bench_with
 from tests.planted import WORDS, dead, knowing, latent_examples
 
 CONF = Path(__file__).parents[2] / "conf/scorer"
+BENCHES = {
+    "embedding": lambda one: bench_with({one.embedder: BagOfWords()}),
+    "example_embedding": lambda one: bench_with({one.embedder: BagOfWords()}),
+    "surprisal": lambda one: bench_with({one.READER: Repeating()}),
+}
+"""What kinds measure with that ask no LLM, or not only an LLM."""
+
 every = pytest.mark.parametrize("kind", kinds(tasks.scorers))
 
 
@@ -44,12 +52,17 @@ def judged(requests) -> list[Reply]:
 
 def scored(kind: str, explanation: Explanation, examples, seed: int = 0) -> Score:
     one = scorer(kind)
-    return one.score(judged(one.requests(explanation, examples, seed)), explanation, examples, seed)
+    return one.score(judged(one.requests(explanation, examples, seed)), explanation, examples, seed, bench(one))
+
+
+def bench(one: Scorer) -> Bench | None:
+    return BENCHES.get(one.kind, lambda one: None)(one)
 
 
 @every
 def test_its_yaml_has_every_field_and_only_those(kind):
-    assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(scorer(kind)).model_fields)
+    filled = {"fingerprint"}  # when a run is composed
+    assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(scorer(kind)).model_fields) - filled
 
 
 @every
@@ -60,7 +73,10 @@ def test_a_right_explanation_scores_above_a_wrong_one_and_both_lie_in_their_inte
         for found in (right, wrong):
             assert (found.latent, found.status) == (latent, "ok")
             assert 0 <= found.low <= found.value <= found.high <= 1 and found.n > 0
-        assert right.value > wrong.value
+        if scorer(kind).USES_EXPLANATION:
+            assert right.value > wrong.value
+        else:
+            assert right == wrong and right.value > scorer(kind).CHANCE
 
 
 @every
@@ -78,7 +94,8 @@ def test_windows_that_explainers_saw_are_never_judged(kind):
     assert scorer(kind).requests(said(1), examples, 0) == scorer(kind).requests(said(1), test_only, 0)
     found = scored(kind, said(1), examples)
     assert all(answer.window_id.startswith("test/") for answer in found.answers)
-    assert found == scored(kind, said(1), test_only)
+    if scorer(kind).USES_EXPLANATION:  # others may set them beside what they judge: nothing was said that rests on them
+        assert found == scored(kind, said(1), test_only)
 
 
 @every
@@ -99,15 +116,18 @@ def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
 
 @every
 def test_a_failed_explanation_is_not_judged(kind):
-    failed = Explanation(0, "refused")
-    assert scorer(kind).requests(failed, latent_examples(0), 0) == []
-    assert scorer(kind).score([], failed, latent_examples(0), 0).status == "no_explanation"
+    one, failed = scorer(kind), Explanation(0, "refused")
+    if not one.USES_EXPLANATION:
+        assert scored(kind, failed, latent_examples(0)) == scored(kind, said(0), latent_examples(0))
+        return
+    assert one.requests(failed, latent_examples(0), 0) == []
+    assert one.score([], failed, latent_examples(0), 0, bench(one)).status == "no_explanation"
 
 
 @every
 def test_a_latent_without_windows_is_not_judged(kind):
     assert scorer(kind).requests(said(0), dead(0), 0) == []
-    found = scorer(kind).score([], said(0), dead(0), 0)
+    found = scorer(kind).score([], said(0), dead(0), 0, bench(scorer(kind)))
     assert (found.status, found.value) == ("too_few_examples", None)
 
 

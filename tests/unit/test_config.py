@@ -107,7 +107,7 @@ def test_only_what_depends_on_a_setting_is_made_anew(tmp_path):
 
 
 def test_every_group_file_decodes_and_names_every_field():
-    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer"):
+    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer", "negative"):
         package = {"corpus": "corpora"}.get(group, group + "s")
         for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
             from omegaconf import OmegaConf

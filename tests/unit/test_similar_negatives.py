@@ -1,0 +1,213 @@
+"""Non-activating windows by similarity: neighbours are the true ones, and the latent is silent where they fire."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.negatives._neighbours import strongest
+from tasks.negatives.cooccurrence import Cooccurrence, Sample
+from tasks.negatives.decoder import Decoder
+from tasks.negatives.encoder import Encoder
+from tests.grounds import CONTEXT, cache_of, ground_of
+
+N, ROWS = 40, 200 * CONTEXT
+NONE = np.zeros(0, np.int64)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """40 latents that fire at random, each on its own share of rows; latent 7 never. Rows of W are random."""
+    draw = np.random.default_rng(3)
+    fires = []
+    for latent in range(N):
+        rows = np.sort(draw.choice(ROWS, 30 + 8 * latent, replace=False)) if latent != 7 else NONE
+        fires.append(dict(zip(rows.tolist(), draw.integers(1, 50, len(rows)).tolist(), strict=True)))
+    W_ND = torch.randn(N, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.5, 3, N)[:, None]
+    return fires, W_ND
+
+
+def ground(world, n_shards: int = 3):
+    fires, W_ND = world
+    return ground_of(cache_of(fires, np.zeros(ROWS, np.int32), n_shards), W_ND)
+
+
+def windows(ground, rows):
+    return list(zip(*(edge.tolist() for edge in ground.around(rows)), strict=True))
+
+
+def overlap(a, b) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+KINDS = [Decoder(n=12, n_neighbours=4), Encoder(n=12, n_neighbours=4), Cooccurrence(n=12, n_neighbours=4)]
+every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+
+
+@every
+def test_the_latent_is_silent_in_every_window_and_its_neighbour_fires_at_the_peak(world, kind):
+    fires, _ = world
+    here = ground(world)
+    for latent in (0, 5, 39):
+        drawn = kind.draw(latent, here, NONE)
+        assert len(drawn.row) == 12 == len(set(drawn.row.tolist()))
+        for row, neighbour, (begin, end) in zip(drawn.row, drawn.neighbour, windows(here, drawn.row), strict=True):
+            assert not any(begin <= r < end for r in fires[latent])
+            assert row in fires[neighbour] and neighbour != latent
+        found = windows(here, drawn.row)
+        assert not any(overlap(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+@every
+def test_neighbours_take_turns_the_most_similar_first_and_each_gives_its_strongest_windows(world, kind):
+    fires, _ = world
+    drawn = kind.draw(0, ground(world), NONE)
+    assert drawn.neighbour.tolist()[:4] == drawn.neighbour.tolist()[4:8] and len(set(drawn.neighbour[:4].tolist())) == 4
+    assert drawn.similarity[:4].tolist() == sorted(drawn.similarity[:4].tolist(), reverse=True)
+    for neighbour in set(drawn.neighbour.tolist()):
+        values = [fires[neighbour][row] for row in drawn.row[drawn.neighbour == neighbour].tolist()]
+        assert values == sorted(values, reverse=True)
+
+
+@every
+def test_windows_that_overlap_with_taken_ones_are_left_out(world, kind):
+    here = ground(world)
+    free = kind.draw(3, here, NONE)
+    again = kind.draw(3, here, free.row[::2])
+    taken = windows(here, free.row[::2])
+    assert len(again.row) == 12
+    assert not any(overlap(a, b) for a in windows(here, again.row) for b in taken)
+
+
+@every
+def test_draws_do_not_hang_on_shards_nor_on_what_was_drawn_before(world, kind):
+    here, whole = ground(world, 4), ground(world, 1)
+    for latent in (39, 1, 20):
+        here_drawn, whole_drawn = kind.draw(latent, here, NONE), kind.draw(latent, whole, NONE)
+        for a, b in zip(here_drawn, whole_drawn, strict=True):
+            assert a.tolist() == b.tolist() and a.dtype == b.dtype
+    assert [c.dtype.name for c in here_drawn] == ["int64", "int32", "float32"]
+
+
+@every
+def test_a_latent_that_never_fires_and_a_kind_that_wants_none_get_none(world, kind):
+    assert len(kind.draw(7, ground(world), NONE).row) == 0
+    assert len(kind.model_copy(update={"n": 0}).draw(1, ground(world), NONE).row) == 0
+
+
+@every
+def test_a_latent_that_fires_everywhere_has_no_silent_windows(kind):
+    fires = [{r: 1.0 for r in range(0, ROWS, 4)}, {r: 2.0 for r in range(0, ROWS, 8)}]
+    assert len(kind.draw(0, ground_of(cache_of(fires, np.zeros(ROWS))), NONE).row) == 0
+
+
+@pytest.mark.parametrize("kind", [Decoder, Encoder])
+def test_neighbours_by_rows_are_those_of_the_dense_table_in_blocks_of_any_size(world, kind, monkeypatch):
+    _, W_ND = world
+    W = W_ND if kind is Decoder else W_ND.flip(0)
+    cos = torch.nn.functional.cosine_similarity(W[:, None], W[None], dim=-1)
+    cos.fill_diagonal_(-2)
+    cos[:, 7] = -2  # it fires nowhere, so it has no windows to give
+    for cells in (1, 3 * N, 1 << 24):
+        monkeypatch.setattr("tasks.negatives._neighbours._CELLS", cells)
+        here = ground(world)
+        for latent in (0, 19, 39):
+            value, index = cos[latent].topk(5)
+            found = kind(n_neighbours=5).neighbours(latent, here)
+            assert found.latent.tolist() == index.tolist()
+            np.testing.assert_allclose(found.similarity, value.numpy(), atol=1e-6)
+
+
+def test_rows_without_length_are_like_none(world):
+    fires, W_ND = world
+    W_ND = W_ND.clone()
+    W_ND[5] = 0
+    here = ground_of(cache_of(fires, np.zeros(ROWS)), W_ND)
+    found = Decoder(n_neighbours=N).neighbours(0, here)
+    assert np.isfinite(found.similarity).all() and dict(zip(found.latent, found.similarity, strict=True))[5] == 0
+
+
+def test_neighbours_by_co_occurrence_are_those_of_the_dense_table(world):
+    fires, _ = world
+    on = np.zeros((N, ROWS), bool)
+    for latent, rows in enumerate(fires):
+        on[latent, list(rows)] = True
+    here = ground(world)
+    for latent in (0, 19, 39):
+        both, either = (on & on[latent]).sum(1), (on | on[latent]).sum(1)
+        jaccard = (both / np.maximum(1, either)).astype(np.float32)
+        jaccard[latent] = 0
+        order = sorted(np.flatnonzero(jaccard).tolist(), key=lambda j: (-jaccard[j], j))[:6]
+        found = Cooccurrence(n_neighbours=6).neighbours(latent, here)
+        assert found.latent.tolist() == order
+        np.testing.assert_allclose(found.similarity, jaccard[order], rtol=1e-6)
+
+
+def test_a_sample_of_rows_counts_what_fires_on_them_and_holds_no_more(world):
+    fires, _ = world
+    here = ground(world)
+    sample = Sample(here, 1000)
+    rows = set(sample.rows_S.tolist())
+    assert len(rows) == 1000 == len(sample.offsets) - 1
+    assert sample.n_fires_N.tolist() == [len(rows & set(one)) for one in fires]
+    assert len(sample.latent_A) == sample.n_fires_N.sum()
+    both = [len(rows & set(fires[20]) & set(one)) for one in fires]
+    assert sample.together(np.array(sorted(fires[20]))).tolist() == both
+    assert len(Cooccurrence(n_rows=1000).draw(20, here, NONE).row)
+
+
+def test_the_strongest_of_equals_do_not_hang_on_their_order():
+    draw = np.random.default_rng(0)
+    names, values = np.arange(500), draw.integers(0, 5, 500)
+    best = sorted(range(500), key=lambda i: (-values[i], i))[:30]
+    assert names[strongest(names, values, 30)].tolist() == best
+    order = draw.permutation(500)
+    assert names[order][strongest(names[order], values[order], 30)].tolist() == best
+    assert strongest(names, values, 999).tolist() == sorted(range(500), key=lambda i: (-values[i], i))
+
+
+def test_a_latent_that_fires_in_bursts_gives_as_many_windows_as_it_has():
+    from tasks.negatives._neighbours import peaks
+
+    fires = [{c * CONTEXT + 30 + i: 100.0 - c for c in range(100) for i in range(20)}]
+    rows = peaks(ground_of(cache_of(fires, np.zeros(ROWS))), 0)
+    assert rows.tolist() == [c * CONTEXT + 30 for c in range(64)]
+
+
+@pytest.mark.slow
+def test_neighbours_of_65536_latents_are_sought_in_bounded_memory(tmp_path):
+    """A dense table would be 17 GB; a process of its own tells the peak."""
+    program = """
+import resource, time
+import numpy as np, torch
+from tasks.mining.cache import Encoded, LatentCache
+from tasks.negatives.cooccurrence import Cooccurrence
+from tasks.negatives.decoder import Decoder
+from tests.grounds import ground_of
+N, ROWS, K = 65536, 200_000, 32
+torch.set_num_threads(1)
+draw = np.random.default_rng(0)
+latent = draw.integers(0, N, ROWS * K)
+order = np.argsort(latent, kind="stable")
+one = Encoded(np.searchsorted(latent[order], np.arange(N + 1)), (order // K).astype(np.uint32), np.ones(ROWS * K, np.float32),
+              np.zeros(ROWS, np.int32), np.append(np.arange(0, ROWS, 64), ROWS), np.zeros(ROWS, np.int32), np.zeros(ROWS, np.int32))
+ground = ground_of(LatentCache([one]), torch.randn(N, 256))
+del latent, order
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for kind in (Decoder(), Cooccurrence()):
+    since = time.process_time()
+    for i in range(512):
+        assert len(kind.draw(i, ground, np.zeros(0, np.int64)).row) == 20
+    print(kind.kind, (time.process_time() - since) / 512 * 1e3, "ms a latent")
+print("grown MiB", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    assert float(done.stdout.split()[-1]) < 600
