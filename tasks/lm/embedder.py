@@ -112,5 +112,5 @@ def needs(where: str, package: str) -> None:
     """Raise ``SpecError`` when an optional package is not there. Imports nothing."""
     module = {"faiss-cpu": "faiss"}.get(package, package.replace("-", "_"))
     if importlib.util.find_spec(module) is None:
-        group, _, kind = where.partition(".")
+        group, _, kind = where.rpartition(".")
         raise SpecError(f"{group} = {kind!r}, but the package {package} is not installed; pip install 'saint-sae[embed]'")

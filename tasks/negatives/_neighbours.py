@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
 from tasks.lazy import np, torch
-from tasks.negatives.base import Drawn, Ground, Negatives
+from tasks.lm.loading import device_of
+from tasks.negatives.base import Drawn, Ground, Negatives, unlike_any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,81 +45,46 @@ class NeighbourNegatives(Negatives):
         raise NotImplementedError
 
     def draw(self, latent: int, ground: Ground, taken: np.ndarray) -> Drawn:
-        if not self.n or not len(fires(ground, latent)[0]):
-            return nothing()
+        if not self.n or not len(ground.once(("rows of", latent), lambda: ground.cache.of(latent), keep=4)[0]):
+            return unlike_any(np.zeros(0, np.int64))
         return by_turns(self.n, latent, self.neighbours(latent, ground), ground, taken)
 
 
-def nothing() -> Drawn:
-    """No windows."""
-    return Drawn(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-
-
-def fires(ground: Ground, latent: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows on which a latent fires and how strongly; those of the latest few latents are remembered."""
-    return ground.once(("rows of", latent), lambda: ground.cache.of(latent), keep=4)
-
-
 def by_turns(n: int, latent: int, found: Neighbours, ground: Ground, taken: np.ndarray) -> Drawn:
-    """The strongest window of each neighbour, then the next of each, until there are ``n`` that do not overlap."""
-    windows = []
-    for neighbour in found.latent.tolist():
-        rows = peaks(ground, neighbour)
-        rows = rows[ground.silent(latent, rows)]
-        windows.append(spans(ground, rows[clear_of(ground, rows, taken)]))
-    apart = Apart()
-    drawn: list[tuple[int, int]] = []
-    turns = list(range(len(windows)))
-    while turns and len(drawn) < n:
-        for i in list(turns):
-            row = next((row for row, begin, end in windows[i] if apart.add(begin, end)), None)
-            if row is None:
-                turns.remove(i)
-            else:
-                drawn.append((row, i))
-    which = np.array([i for _, i in drawn[:n]], np.int64)
-    rows = np.array([row for row, _ in drawn[:n]], np.int64)
-    return Drawn(rows, found.latent[which].astype(np.int32), found.similarity[which].astype(np.float32))
+    """The strongest window of each neighbour, then the next of each, and so on: of all these, the first ``n`` whose
+    shape is that of the latent's own (``Ground.matched``)."""
+    rows, turn, which = [], [], []
+    for i, neighbour in enumerate(found.latent.tolist()):
+        peaks = strong_windows(ground, neighbour)
+        peaks = peaks[ground.silent(latent, peaks) & ground.free(peaks, taken)]
+        rows.append(peaks)
+        turn.append(np.arange(len(peaks)))
+        which.append(np.full(len(peaks), i))
+    if not rows:
+        return unlike_any(np.zeros(0, np.int64))
+    row, neighbour = np.concatenate(rows), np.concatenate(which)
+    order = np.lexsort((neighbour, np.concatenate(turn)))
+    row, neighbour = row[order], neighbour[order]
+    kept = ground.matched(latent, ground.apart(row), n)
+    whose = dict(zip(row[::-1].tolist(), neighbour[::-1].tolist(), strict=True))  # of two that peak at one row, the first
+    at = np.array([whose[r] for r in kept.tolist()], np.int64)
+    return Drawn(kept, found.latent[at].astype(np.int32), found.similarity[at].astype(np.float32))
 
 
-def peaks(ground: Ground, latent: int, n: int = _PEAKS) -> np.ndarray:
-    """int64: rows of a latent's strongest windows, no two overlapping, the strongest first."""
-    held: dict[tuple[int, int], np.ndarray] = ground.once("strongest windows", dict)
+def strong_windows(ground: Ground, latent: int, n: int = _PEAKS) -> np.ndarray:
+    """int64: rows at the peaks of a latent's strongest windows, no two overlapping, the strongest first."""
+    held: dict[tuple[int, int], np.ndarray] = ground.once("strong windows", dict)
     if (latent, n) not in held:
         if len(held) >= _HELD:
             del held[next(iter(held))]
-        held[latent, n] = _peaks(ground, latent, n)
+        rows, values = ground.cache.of(latent)
+        looked = 4 * n
+        found = ground.apart(rows[strongest(rows, values, looked)])
+        while len(found) < n and looked < len(rows):
+            looked *= 8  # it fires in bursts, many rows of few windows
+            found = ground.apart(rows[strongest(rows, values, looked)])
+        held[latent, n] = found[:n]
     return held[latent, n]
-
-
-def _peaks(ground: Ground, latent: int, n: int) -> np.ndarray:
-    rows, values = ground.cache.of(latent)
-    looked = 4 * n
-    while True:
-        apart, found = Apart(), []
-        for row, begin, end in spans(ground, rows[strongest(rows, values, looked)]):
-            if apart.add(begin, end):
-                found.append(row)
-                if len(found) == n:
-                    break
-        if len(found) == n or looked >= len(rows):
-            return np.array(found, np.int64)
-        looked *= 8  # it fires in bursts, many rows of few windows
-
-
-def spans(ground: Ground, rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Each row with the first and last-plus-one row of the window around it."""
-    begin, end = ground.around(rows)
-    return zip(rows.tolist(), begin.tolist(), end.tolist(), strict=True)
-
-
-def clear_of(ground: Ground, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool: whether the window around each row overlaps with none around some others."""
-    begin, end = ground.around(rows)
-    clear = np.ones(len(rows), bool)
-    for b, e in zip(*ground.around(others), strict=True):
-        clear &= (end <= b) | (begin >= e)
-    return clear
 
 
 def strongest(names: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
@@ -132,42 +96,26 @@ def strongest(names: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
     return places[np.lexsort((names[places], -values[places]))][:n]
 
 
-class Apart:
-    """Windows no two of which overlap."""
-
-    def __init__(self) -> None:
-        self._begins: list[int] = []
-        self._ends: list[int] = []
-
-    def add(self, begin: int, end: int) -> bool:
-        """Take a window; False where it overlaps with another."""
-        i = bisect_left(self._begins, begin)
-        if (i and self._ends[i - 1] > begin) or (i < len(self._begins) and self._begins[i] < end):
-            return False
-        self._begins.insert(i, begin)
-        self._ends.insert(i, end)
-        return True
-
-
 def most_alike(name: str, W_ND: Tensor, latent: int, n: int, ground: Ground) -> Neighbours:
     """The latents whose rows point most nearly the same way: cosine similarity, among latents that fire at all.
 
     Found for a block of latents at a time, when one of them is first asked for: memory is a block's N x B similarities,
     and a run over some latents pays for theirs only.
     """
+    rows_ND = ground.once((f"{name} rows",), lambda: W_ND.to(device_of(ground.runtime)))
     N = len(W_ND)
     size = max(1, _CELLS // N)
     first = latent // size * size
 
     def facts() -> tuple[Tensor, Tensor]:
-        silent_N = torch.from_numpy(ground.cache.n_fires == 0).to(W_ND.device)
-        return W_ND.float().norm(dim=1).clamp_min(1e-12), silent_N
+        silent_N = torch.from_numpy(ground.cache.n_fires == 0).to(rows_ND.device)
+        return rows_ND.float().norm(dim=1).clamp_min(1e-12), silent_N
 
     def make() -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             norm_N, silent_N = ground.once((f"{name} lengths",), facts)
-            rows_BD = W_ND[first : first + size].float()
-            cos_BN = (rows_BD / norm_N[first : first + size, None]) @ W_ND.float().T
+            block_BD = rows_ND[first : first + size].float()
+            cos_BN = (block_BD / norm_N[first : first + size, None]) @ rows_ND.float().T
             cos_BN /= norm_N
             cos_BN.masked_fill_(silent_N, -torch.inf)
             own = torch.arange(len(cos_BN), device=cos_BN.device)

@@ -7,13 +7,13 @@ from the activations of a sample of rows, kept once by row: the dense N x N tabl
 
 from __future__ import annotations
 
-from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from tasks.lazy import np
-from tasks.negatives._neighbours import NeighbourNegatives, Neighbours, fires, strongest
+from tasks.mining.hashing import hashed, number
+from tasks.negatives._neighbours import NeighbourNegatives, Neighbours, strongest
 from tasks.negatives.base import Ground
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 22
 """Activations read at a time."""
+
+_ROWS_AT_ONCE = 1 << 18
 
 
 class Cooccurrence(NeighbourNegatives):
@@ -36,7 +38,8 @@ class Cooccurrence(NeighbourNegatives):
 
     def neighbours(self, latent: int, ground: Ground) -> Neighbours:
         sample = ground.once(("rows sampled", self.n_rows), lambda: Sample(ground, self.n_rows))
-        together_N = sample.together(fires(ground, latent)[0])
+        rows, _ = ground.once(("rows of", latent), lambda: ground.cache.of(latent), keep=4)
+        together_N = sample.together(rows)
         either_N = sample.n_fires_N + sample.n_fires_N[latent] - together_N
         together_N[latent] = 0
         some = np.flatnonzero(together_N)
@@ -50,9 +53,7 @@ class Sample:
 
     def __init__(self, ground: Ground, n_rows: int) -> None:
         cache = ground.cache
-        draw = np.random.default_rng(Random(f"{ground.seed}/{ground.split}/rows").getrandbits(64))
-        n_rows = min(n_rows, cache.n_rows)
-        self.rows_S = np.sort(draw.choice(cache.n_rows, n_rows, replace=False, shuffle=False))
+        self.rows_S = _drawn(ground, n_rows)
         counts, latents = [], []
         for shard, start in zip(cache.shards, cache.starts, strict=False):
             inside = self.rows_S[slice(*np.searchsorted(self.rows_S, [start, start + len(shard.token_id)]))] - start
@@ -72,6 +73,20 @@ class Sample:
         total = int(size.sum())
         at = np.arange(total) + np.repeat(begin - (np.cumsum(size) - size), size)
         return np.bincount(self.latent_A[at], minlength=self.n_latents)
+
+
+def _drawn(ground: Ground, n: int) -> np.ndarray:
+    """int64 (S,): ``n`` rows of the split, or all, drawn by what they are and not by where a shard begins; ascending."""
+    seed = number(ground.seed, f"{ground.split}/rows on which latents meet")
+    row, order = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    for start in range(0, ground.cache.n_rows, _ROWS_AT_ONCE):
+        more = np.arange(start, min(start + _ROWS_AT_ONCE, ground.cache.n_rows))
+        row = np.concatenate([row, more])
+        order = np.concatenate([order, hashed(seed, ground.cache.document_id[more], ground.place(more))])
+        if len(row) > n:
+            best = np.argpartition(order, n - 1)[:n]
+            row, order = row[best], order[best]
+    return np.sort(row)
 
 
 def _by_row(shard: Encoded, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,14 @@ from pydantic import Field
 from tasks.explainers.base import printable
 from tasks.lazy import np
 from tasks.lm.embedder import EmbedderSpec, Embeds, needs
-from tasks.negatives._neighbours import clear_of, nothing, peaks
-from tasks.negatives.base import Drawn, Ground, Negatives
+from tasks.negatives._neighbours import strong_windows
+from tasks.negatives.base import Drawn, Ground, Negatives, unlike_any
 
 if TYPE_CHECKING:
     import numpy as np
+
+_SPARE = 3
+"""Windows found for each that is wanted, to choose from those of the right shape."""
 
 
 class Embedding(Negatives, EmbedderSpec):
@@ -28,33 +31,31 @@ class Embedding(Negatives, EmbedderSpec):
     n_queries: int = Field(10, ge=1)
     """Windows of the latent, its strongest, to which near ones are sought, by turns."""
 
-    WHERE: ClassVar[str] = "negatives.embedding"
+    WHERE: ClassVar[str] = "mine.negatives.embedding"
 
     def pinned(self) -> Self:
         needs(self.WHERE, "faiss-cpu")
         return super().pinned()
 
     def draw(self, latent: int, ground: Ground, taken: np.ndarray) -> Drawn:
-        own = peaks(ground, latent, self.n_queries)
+        own = strong_windows(ground, latent, self.n_queries)
         if not self.n or not len(own) or not len(ground.pool):
-            return nothing()
-        # The same text cut at another place is not another text.
-        allowed = ground.silent(latent, ground.pool) & clear_of(ground, ground.pool, np.concatenate([own, taken]))
-        n = min(self.n, int(allowed.sum()))
+            return unlike_any(ground.pool[:0])
+        # Windows that overlap with the latent's own are left out: the same text cut elsewhere is not another text.
+        allowed = ground.silent(latent, ground.pool) & ground.free(ground.pool, np.concatenate([own, taken]))
+        n = min(_SPARE * self.n, int(allowed.sum()))
         if not n:
-            return nothing()
+            return unlike_any(ground.pool[:0])
         model = ground.once(self.embedder, lambda: self.open_embedder(ground.runtime))
         index = ground.once(("pool index", self.embedder), lambda: _index(model, ground))
         place_QK, similarity_QK = _nearest(index, model.passages(texts(ground, own)), n, allowed)
-        found: dict[int, float] = {}
-        for turn in range(n):
-            for query in range(len(own)):
-                # As many as are wanted were sought for each, so one of them is new unless enough are found.
-                new = (k for k in range(turn, n) if int(place_QK[query, k]) not in found)
-                if len(found) < n and (k := next(new, None)) is not None:
-                    found[int(place_QK[query, k])] = float(similarity_QK[query, k])
-        rows = ground.pool[list(found)]
-        return Drawn(rows, np.full(len(rows), -1, np.int32), np.array(list(found.values()), np.float32))
+        # By turns: the nearest of each window, then the next of each; who is near to several comes at the first of them.
+        place, first = np.unique(place_QK.T.ravel(), return_index=True)
+        order = np.argsort(first)
+        place, first = place[order], first[order]
+        rows, similarity = ground.pool[place], similarity_QK.T.ravel()[first]
+        kept = np.isin(rows, ground.matched(latent, rows[:n], self.n))
+        return Drawn(rows[kept], np.full(int(kept.sum()), -1, np.int32), similarity[kept].astype(np.float32))
 
 
 def texts(ground: Ground, rows: np.ndarray) -> list[str]:

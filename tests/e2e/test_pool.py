@@ -51,7 +51,7 @@ def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new
     for event in events(store, recorded(store)[-1]["id"]):
         if event["what"] == "made":
             by[event["artifact"].split("/")[0]].add(event["pid"])
-    assert len(lanes) >= 2 and len(by["train"] | by["mine_shard"] | by["evaluate"] | by["capture"]) >= 2
+    assert len(lanes) >= 2 and len(by["train"] | by["encode"] | by["evaluate"] | by["capture"]) >= 2
     assert by["report"] == by["explain"] == set(watchers)  # what needs no GPU is not given to one
     assert recorded(store)[-1]["status"] == "done"
 

@@ -68,7 +68,7 @@ def test_windows_of_the_latent_take_turns(ground):
     """Else all would be like its one strongest window."""
     fires = [{30: 9.0, CONTEXT + 30: 8.0}]
     token_id = ground.cache.token_id.copy()
-    found, model = drawn(ground_of(cache_of(fires, token_id), texts=VOCABULARY), 0, n=6, n_queries=2)
+    found, _ = drawn(ground_of(cache_of(fires, token_id), texts=VOCABULARY), 0, n=6, n_queries=2)
     words = [VOCABULARY[token_id[row]].strip() for row in found.row]
     assert words == [WORDS[0], WORDS[1]] * 3
 
@@ -111,5 +111,5 @@ def test_a_real_embedder_finds_a_windows_own_text_nearest(ground, tmp_path):
 def test_what_is_not_installed_is_told_of_before_any_work(package, module, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else found(name) or True)
-    with pytest.raises(SpecError, match=f"negatives = 'embedding', but the package {package} is not installed; pip install"):
+    with pytest.raises(SpecError, match=f"mine.negatives = 'embedding', but the package {package} is not installed; pip install"):
         Embedding().pinned()

@@ -211,7 +211,8 @@ def test_a_real_embedder_is_loaded_by_its_contents_and_gives_unit_vectors(tmp_pa
 def test_an_embedder_that_is_not_installed_is_told_of_before_any_work(kind, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sentence_transformers" else found(name))
-    with pytest.raises(SpecError, match=f"scorers = '{kind}', but the package sentence-transformers is not installed; pip install 'saint-sae"):
+    complaint = f"scorers = '{kind}', but the package sentence-transformers is not installed; pip install 'saint-sae"
+    with pytest.raises(SpecError, match=complaint):
         load([f"scorers=[{kind}]"])
 
 

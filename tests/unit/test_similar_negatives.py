@@ -22,11 +22,13 @@ NONE = np.zeros(0, np.int64)
 
 @pytest.fixture(scope="module")
 def world():
-    """40 latents that fire at random, each on its own share of rows; latent 7 never. Rows of W are random."""
+    """40 latents that fire at random, each on its own share of rows, where windows are whole; latent 7 never. Rows of W
+    are random."""
     draw = np.random.default_rng(3)
+    whole = np.flatnonzero((np.arange(ROWS) % CONTEXT >= 24) & (np.arange(ROWS) % CONTEXT <= CONTEXT - 8))
     fires = []
     for latent in range(N):
-        rows = np.sort(draw.choice(ROWS, 30 + 8 * latent, replace=False)) if latent != 7 else NONE
+        rows = np.sort(draw.choice(whole, 30 + 8 * latent, replace=False)) if latent != 7 else NONE
         fires.append(dict(zip(rows.tolist(), draw.integers(1, 50, len(rows)).tolist(), strict=True)))
     W_ND = torch.randn(N, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.5, 3, N)[:, None]
     return fires, W_ND
@@ -72,6 +74,22 @@ def test_neighbours_take_turns_the_most_similar_first_and_each_gives_its_stronge
     for neighbour in set(drawn.neighbour.tolist()):
         values = [fires[neighbour][row] for row in drawn.row[drawn.neighbour == neighbour].tolist()]
         assert values == sorted(values, reverse=True)
+
+
+@every
+def test_windows_have_the_shape_of_the_latents_own(kind):
+    """A neighbour fires at the start of a context, and in the middle of others more strongly; the latent at the start."""
+    fires = [
+        {c * CONTEXT + 3: 1.0 for c in range(0, 60)} | {60 * CONTEXT + 30: 1.0},
+        {c * CONTEXT + 3: 2.0 for c in range(80, 120)} | {c * CONTEXT + 40: 5.0 for c in range(120, 160)},
+    ]
+    for latent in fires:
+        latent |= {170 * CONTEXT + 30: 9.0}  # where both fire, so that they co-occur
+    fires[0] |= {r: 8.0 for r in range(170 * CONTEXT, 170 * CONTEXT + 5)}
+    here = ground_of(cache_of(fires, np.zeros(ROWS)))
+    rows = kind.model_copy(update={"n": 12, "n_neighbours": 1}).draw(0, here, NONE).row
+    begin, _ = here.around(rows)
+    assert sorted(set((rows - begin).tolist())) == [3, 24] and (rows - begin == 3).sum() > 8
 
 
 @every
@@ -172,10 +190,10 @@ def test_the_strongest_of_equals_do_not_hang_on_their_order():
 
 
 def test_a_latent_that_fires_in_bursts_gives_as_many_windows_as_it_has():
-    from tasks.negatives._neighbours import peaks
+    from tasks.negatives._neighbours import strong_windows
 
     fires = [{c * CONTEXT + 30 + i: 100.0 - c for c in range(100) for i in range(20)}]
-    rows = peaks(ground_of(cache_of(fires, np.zeros(ROWS))), 0)
+    rows = strong_windows(ground_of(cache_of(fires, np.zeros(ROWS))), 0)
     assert rows.tolist() == [c * CONTEXT + 30 for c in range(64)]
 
 
