@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ def cache_of(fires: Sequence[Mapping[int, float]], token_id: np.ndarray, n_shard
     n_rows = len(token_id)
     cuts = [n_rows // CONTEXT * i // n_shards * CONTEXT for i in range(n_shards)] + [n_rows]
     shards = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         inside = [sorted((r - start, v) for r, v in one.items() if start <= r < stop) for one in fires]
         flat = [pair for one in inside for pair in one]
         shards.append(
@@ -37,6 +38,21 @@ def cache_of(fires: Sequence[Mapping[int, float]], token_id: np.ndarray, n_shard
             )
         )
     return LatentCache(shards)
+
+
+def scattered(n_latents: int, silent: int, everywhere: int, n_contexts: int = 200) -> tuple[list[dict[int, float]], int]:
+    """Where some latents fire at random, among rows whose windows are whole, each on its own share of them; one fires
+    nowhere and one on every fourth row. And how many rows there are."""
+    n_rows = n_contexts * CONTEXT
+    draw, place = np.random.default_rng(3), np.arange(n_rows) % CONTEXT
+    whole = np.flatnonzero((place >= BEFORE) & (place <= CONTEXT - WINDOW + BEFORE))
+    fires: list[dict[int, float]] = []
+    for latent in range(n_latents):
+        rows = np.sort(draw.choice(whole, 30 + 320 * latent // n_latents, replace=False))
+        values = draw.integers(1, 50, len(rows)).astype(float)
+        fires.append({} if latent == silent else dict(zip(rows.tolist(), values.tolist(), strict=True)))
+    fires[everywhere] = {row: 1.0 for row in range(0, n_rows, 4)}
+    return fires, n_rows
 
 
 def ground_of(cache: LatentCache, W_ND: Any = None, texts: Sequence[str] = (), seed: int = 0) -> Ground:
