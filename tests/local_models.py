@@ -72,10 +72,10 @@ def bench_with(models: dict[Hashable, object]) -> Bench:
 def write_embedder(folder: Path) -> Path:
     """A tiny random sentence-transformers model, as a folder."""
     import sentence_transformers
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.models import Pooling, Transformer
 
     body = Transformer(str(write_model(folder / "body", n_layers=1)), max_seq_length=64)
     body.tokenizer.pad_token = body.tokenizer.eos_token
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode="mean")
-    sentence_transformers.SentenceTransformer(modules=[body, pooling, Normalize()], device="cpu").save(str(folder / "embedder"))
+    sentence_transformers.SentenceTransformer(modules=[body, pooling], device="cpu").save(str(folder / "embedder"))
     return folder / "embedder"

@@ -12,13 +12,14 @@ from typing import ClassVar, Literal
 import pyarrow.parquet as pq
 import pytest
 
-from artifacts.store import Store
+from artifacts.store import Opened, Store
 from flows.config import load
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window
+from tasks.explainers.lexical import Lexical
 from tasks.lm.surprise import Reader
 from tasks.score import ScoreSpec, score
-from tasks.scorers.base import Bench, Score
+from tasks.scorers.base import Bench, Score, Scorer
 from tasks.scorers.embedding import Embedding
 from tasks.scorers.example_embedding import ExampleEmbedding
 from tasks.scorers.surprisal import UNSAID, Surprisal, prompt
@@ -109,16 +110,19 @@ class Mute(Explainer):
 def test_a_scorer_without_explanations_has_no_blind_control_and_measures_what_nobody_could_explain(tmp_path, monkeypatch):
     monkeypatch.setattr(ExampleEmbedding, "open_embedder", lambda self, runtime: BagOfWords())
     monkeypatch.setattr(Embedding, "open_embedder", lambda self, runtime: BagOfWords())
-    mined = world()
-    explained = explain(ExplainSpec(explainer=Mute()), mine=mined)
-    own, other = (
-        make(score(ScoreSpec(scorer=scorer), mine=mined, explain=explained), Store.at(tmp_path))
-        for scorer in (ExampleEmbedding(), Embedding())
-    )
+    mined, store = world(), Store.at(tmp_path)
+
+    def scored(scorer: Scorer, explainer: Explainer) -> Opened:
+        explained = explain(ExplainSpec(explainer=explainer), mine=mined)
+        return make(score(ScoreSpec(scorer=scorer), mine=mined, explain=explained), store)
+
+    said, own = (scored(ExampleEmbedding(), explainer) for explainer in (Lexical(), Mute()))
+    assert said.summary["control_n"] == 0 and said.summary["mean"] == own.summary["mean"]
+    assert scored(Embedding(), Lexical()).summary["control_n"] == 5
     assert own.summary["statuses"] == {"ok": 5, "too_few_examples": 1} and own.summary["mean"] > 0.95
     assert own.summary["control_n"] == 0 and own.summary["usd"] == 0
     assert set(pq.read_table(own.path / "answers.parquet")["control"].to_pylist()) == {False}
-    assert other.summary["statuses"] == {"no_explanation": 6}
+    assert scored(Embedding(), Mute()).summary["statuses"] == {"no_explanation": 6}
 
 
 def test_prompts_of_surprisal_differ_in_what_is_said_and_nothing_else():
