@@ -38,7 +38,7 @@ MINING = {
 """Fields of the section mine that are kinds: group in conf/, and package."""
 
 SECTIONS = (
-    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend",
+    "scorers", "capture", "train", "evaluate", "mine", "amplify", "explain", "score", "report", "runtime", "backend",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ class Pipeline:
     train: TrainSpec
     evaluate: EvaluateSpec
     mine: MineSpec
+    amplify: dict[str, Any]
     explain: dict[str, Any]
     score: dict[str, Any]
     report: ReportSpec
@@ -174,6 +175,7 @@ def pipeline(config: Mapping[str, Any]) -> Pipeline:
         train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
         mine=validated(MineSpec, mining, "mine"),
+        amplify=dict(config.get("amplify") or {}),
         explain=dict(config["explain"]),
         score=dict(config["score"]),
         report=validated(ReportSpec, config["report"] or {}, "report"),

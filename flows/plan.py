@@ -238,6 +238,17 @@ class _Sizes:
             return n_tokens, size, None
         return n_tokens, size, 2.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
 
+    def _amplify(self, line: Line) -> tuple[Any, Any, Any]:
+        if self.facts is None or self.d_in is None:
+            return None, None, None
+        n_tokens = 0
+        for spec in (recipe.spec for recipe in self.todo if recipe.stage.name == "amplify"):
+            n_latents = len(selected(parsed_latents(spec.latents), self.p.sae.size(self.d_in)))
+            n_prompts = len(spec.prompts) + spec.n_window_prompts
+            tries = 1 if spec.strength is not None else 1 + spec.max_tries // 2
+            n_tokens += n_latents * n_prompts * (4 * tries + spec.n_tokens)  # prompts have about four
+        return n_tokens, None, 24.0 * n_tokens * self.facts.n_layers * self.d_in**2
+
     def _usd(self, line: Line) -> float | None:
         """Expected cost of what is to be explained or scored; None where the number of latents is not known yet."""
         client, explainer = self.p.client, self.p.explainer

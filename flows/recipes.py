@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flows.config import Pipeline
+from tasks.amplify import AmplifySpec, amplify
 from tasks.capture import capture
 from tasks.clients.base import Client
 from tasks.corpus import CorpusSpec, corpus
@@ -67,6 +68,9 @@ def recipes(p: Pipeline) -> Wanted:
         encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in training + test]
         mined = mine(p.mine, sae=sae, lm=lm, encoded=encoded)
         extra = {"lm": lm, "sae": sae}
+        if any("amplify" in kind.INPUTS for kind in (p.explainer, *p.scorers)):
+            chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
+            extra["amplify"] = amplify(validated(AmplifySpec, chosen, "amplify"), lm=lm, sae=sae, mine=mined)
 
         def inputs(kind: Explainer | Scorer, extra: dict[str, Recipe] = extra) -> dict[str, Recipe]:
             return {name: extra[name] for name in sorted(kind.INPUTS)}
@@ -93,5 +97,6 @@ def recipes(p: Pipeline) -> Wanted:
         wanted.named[hookpoint] = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
             "explain": explained, "report": page, **{f"score/{s.spec.scorer.kind}": s for s in scores},
+            **{name: recipe for name, recipe in extra.items() if name == "amplify"},
         }  # fmt: skip
     return wanted

@@ -105,13 +105,9 @@ def bench_of(job: Job[ScoreSpec]) -> Bench:
     """The bench that a scoring stage's scorers measure on."""
 
     def open_subject() -> Subject:
-        from tasks.lm.language_model import LanguageModel
-        from tasks.lm.loading import device_of
         from tasks.steering.subject import Subject
-        from tasks.trained import TrainedSAE
 
-        sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
-        return Subject(LanguageModel.open(job.one("lm"), job.runtime), sae)
+        return Subject.open(job.one("lm"), job.one("sae"), job.runtime)
 
     return Bench(job.runtime, open_subject)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from tasks.explainers.base import LatentExamples, Window
+from tasks.explainers.base import Amplified, LatentExamples, Window
 from tasks.spec import Spec
 from tasks.stage import Job, Recipe, Summary, stage
 
@@ -38,7 +38,17 @@ def latent_examples(latent: int, n: int = 12, seed: int = 0) -> LatentExamples:
         for fires in (True, False)
         for i in range(n)
     )
-    return LatentExamples(latent, 12 * n, 0.01, 10.0, windows, ((f" {word}s", 3.0),), ((" no", -2.0),))
+    return LatentExamples(
+        latent, 12 * n, 0.01, 10.0, windows, ((f" {word}s", 3.0),), ((" no", -2.0),), amplified=turned_up(word, draw)
+    )
+
+
+def turned_up(word: str, draw: Random, n: int = 16) -> Amplified:
+    """Filler that goes on as filler, and with the word in it."""
+    plain = ["".join(f" {draw.choice(FILLER)}" for _ in range(6)) for _ in range(2 * n)]
+    steered = tuple(f"{text} {word}{text[:8]}" for text in plain[n:])
+    raised, lowered = ((f" {word}", 0.2), (f" {word}s", 0.1)), ((" the", -0.1),)
+    return Amplified(1.5, 0.5, raised, lowered, ("The",) * n, tuple(plain[:n]), steered)
 
 
 def dead(latent: int) -> LatentExamples:
@@ -105,7 +115,14 @@ def knowing(params: dict[str, Any]) -> dict[str, Any]:
     if "active" in asked:
         loud = Counter(part[0].strip() for passage in asked["active"] for part in passage if isinstance(part, list))
         return {"reasoning": "seen", "label": f"the word {loud.most_common(1)[0][0]}", "confidence": 0.9}
+    if "raised" in asked:
+        return {"reasoning": "seen", "label": f"the word {asked['raised'][0][0].strip()}", "confidence": 0.9}
     word = asked["description"].split()[-1]
+    if "pairs" in asked:
+        more = {i: pair["second"].count(word) > pair["first"].count(word) for i, pair in asked["pairs"].items()}
+        return {"answers": {i: "second" if second else "first" for i, second in more.items()}}
+    if "n" in asked:
+        return {"texts": [f"{FILLER[i % len(FILLER)]} {word} {FILLER[-1 - i % len(FILLER)]}" for i in range(asked["n"])]}
     return {"answers": [_fits(word, shown) for shown in asked["windows"]]}
 
 

@@ -63,18 +63,26 @@ class Amplified:
     """Multiple of the latent's largest activation that was added along its decoder row."""
 
     kl: float
-    """Mean KL divergence in nats of next-token distributions, amplified from untouched."""
+    """KL(untouched || amplified) of next-token distributions in nats, mean over prompts."""
 
     raised: tuple[tuple[str, float], ...]
-    """Tokens whose probability rises most, with the rise, mean over prompts; most first."""
+    """Tokens whose probability rises most, with the rise, mean over the prompts for explainers; most first."""
 
     lowered: tuple[tuple[str, float], ...]
+    """Tokens whose probability falls most, with the change (< 0)."""
+
     prompts: tuple[str, ...]
+    """Those at even places are for explainers, the others for scorers: see ``half``."""
+
     untouched: tuple[str, ...]
     """A continuation of each prompt by the model as it is."""
 
     steered: tuple[str, ...]
     """A continuation of each prompt with the latent amplified; same seed."""
+
+    def half(self, scoring: bool) -> list[tuple[str, str, str]]:
+        """Prompts with both continuations: those that explainers see, or those that only scorers do."""
+        return list(zip(self.prompts, self.untouched, self.steered, strict=True))[int(scoring) :: 2]
 
 
 @dataclass(frozen=True)

@@ -153,4 +153,5 @@ def wilson(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share = n_right / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding leaves 1 below a share of 1
