@@ -109,7 +109,13 @@ class Reader:
             ids = np.concatenate([[] if bos is None else [bos], self._tokens(prefix)]).astype(np.int64)
             with torch.inference_mode():
                 out = self.model(input_ids=torch.from_numpy(ids)[None].to(self.device), use_cache=True)
-            self._prefixes[prefix] = (len(ids), out.past_key_values, out.logits[0, -1])
+            memory = getattr(out, "past_key_values", None)
+            if not hasattr(memory, "batch_repeat_interleave"):
+                raise SpecError(
+                    f"scorers.surprisal: the model is a {type(self.model).__name__}, but what it remembers of a prefix cannot "
+                    "be copied for each text; use a model with attention throughout, such as openai-community/gpt2"
+                )
+            self._prefixes[prefix] = (len(ids), memory, out.logits[0, -1])
             for old in list(self._prefixes)[: max(0, len(self._prefixes) - _PREFIXES)]:
                 del self._prefixes[old]
         else:

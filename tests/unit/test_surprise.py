@@ -86,6 +86,14 @@ def test_a_text_without_tokens_has_no_number(folder):
     assert opened(folder).surprise("x", []) == []
 
 
+def test_a_model_whose_memory_cannot_be_copied_is_refused(folder, monkeypatch):
+    reader = opened(folder)
+    plain = reader.model.forward
+    monkeypatch.setattr(reader.model, "forward", lambda **k: plain(**{**k, "use_cache": False}))
+    with pytest.raises(SpecError, match="the model is a LlamaForCausalLM, but what it remembers of a prefix cannot be copied"):
+        reader.surprise("x", ["a dog"])
+
+
 def test_more_than_the_model_reads_is_refused(folder):
     with pytest.raises(SpecError, match=r"scorers.surprisal: the prompt and a window are \d+ tokens, but .* at most 128"):
         opened(folder).surprise("the cat saw. " * 40, ["a dog"])
