@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from tasks.lm.surprise import Reader
 from tasks.spec import Runtime, SpecError
@@ -56,6 +57,21 @@ def test_batches_of_any_size_give_what_one_text_alone_gives(folder, batch_tokens
     alone = [opened(folder).surprise(prefix, [text])[0] for text in TEXTS]
     assert opened(folder, batch_tokens).surprise(prefix, TEXTS) == pytest.approx(alone, abs=NEAR)
     assert opened(folder, batch_tokens).surprise(prefix, TEXTS[::-1]) == pytest.approx(alone[::-1], abs=NEAR)
+
+
+@pytest.mark.parametrize("family", ["GPT2", "GPTNeoX", "Gemma2"])
+def test_families_that_remember_in_other_ways_do_too(folder, family):
+    """Positions that are learned, parallel blocks, and a window of 16 tokens that forgets the start of the prefix."""
+    tokenizer = opened(folder).tokenizer
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    gated = {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16} if family == "Gemma2" else {}
+    more = {"intermediate_size": 64, **gated} if family != "GPT2" else {}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**sizes, **more, bos_token_id=0, eos_token_id=0)
+    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    reader = Reader(getattr(transformers, name)(config).eval(), tokenizer, "cpu", 300)
+    prefix = "a note: the cat saw a bird under the table and then\n"
+    assert reader.surprise(prefix, TEXTS) == pytest.approx([plainly(reader, prefix, text) for text in TEXTS], abs=NEAR)
 
 
 def test_what_was_read_before_changes_nothing(folder):
