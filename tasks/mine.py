@@ -137,9 +137,11 @@ def written(out: Path, spec: MineSpec, train: Split, test: Split, step: Callable
                 if why := split.lacks(found):
                     skipped[split.name][why] += 1
                     continue
-                for i, columns in enumerate(split.windows(found)):
-                    windows.add(columns)
-                    (silent if i else active).update(columns["group"])
+                columns = split.windows(found)
+                windows.add(columns)
+                n = int((columns["strength"] > 0).sum())
+                active.update(columns["group"][:n])
+                silent.update(columns["group"][n:])
             windows.latent_ends()
             sentences.latent_ends()
             if latent % _STEP == _STEP - 1 or latent + 1 == n_latents:

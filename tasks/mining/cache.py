@@ -101,7 +101,11 @@ class LatentCache:
         """``total``, ``largest`` or ``histogram`` of each latent, over all shards."""
         found = [shard.statistics[name] for shard in self.shards]
         if not found:
-            empty = {"total": np.zeros(0), "largest": np.zeros(0, np.float32), "histogram": np.zeros((0, BINS), np.int64)}
+            empty = {
+                "total": np.zeros(0),
+                "largest": np.zeros(0, np.float32),
+                "histogram": np.zeros((0, BINS), np.int64),
+            }
             return empty[name]
         return np.max(found, axis=0) if name == "largest" else np.sum(found, axis=0)
 
@@ -151,7 +155,7 @@ class NpyFile:
 
     def __init__(self, path: Path, dtype: object, n: int) -> None:
         self._dtype, self._left = np.dtype(dtype), n
-        self._file = open(path, "wb")
+        self._file = open(path, "wb")  # noqa: SIM115  closed by __exit__
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (n,)}
         np.lib.format.write_array_header_1_0(self._file, header)
 

@@ -1,4 +1,4 @@
-"""Draws that depend on what is drawn from alone: equal for any order of the text's parts and any cut into shards."""
+"""Draws that depend on what is drawn from alone, and not on how it was cut into shards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def number(seed: int, purpose: str) -> int:
 
 def hashed(seed: int, *parts: np.ndarray) -> np.ndarray:
     """A uint64 per row, uniform for all purposes here (SplitMix64; Steele, Lea and Flood 2014)."""
-    with np.errstate(over="ignore"):
-        state = np.full(len(parts[0]), seed, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        for part in parts:
-            state = _mixed(state ^ _mixed(part.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
-        return state
+    state = np.full(len(parts[0]), seed, np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # wraps around, as arrays do
+    for part in parts:
+        state ^= _mixed(part.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        state = _mixed(state)
+    return state
 
 
 def _mixed(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z

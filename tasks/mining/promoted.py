@@ -31,6 +31,7 @@ def write_promoted(path: Path, lm: Any, sae: TrainedSAE, texts: list[str], n: in
 
 def _lists(ids: Any, logits: Any, words: Any) -> Any:
     items = pa.StructArray.from_arrays(
-        [words.take(pa.array(ids.reshape(-1))), pa.array(logits.reshape(-1).astype(np.float32))], names=["token", "logit"]
+        [words.take(pa.array(ids.reshape(-1))), pa.array(logits.reshape(-1).astype(np.float32))],
+        names=["token", "logit"],
     )
     return pa.ListArray.from_arrays(pa.array(np.arange(0, ids.size + 1, ids.shape[1], dtype=np.int32)), items)

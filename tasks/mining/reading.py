@@ -12,12 +12,14 @@ from tasks.explainers.base import LatentExamples, Window
 from tasks.lazy import np, pa, pq
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from artifacts.store import Opened
 
 
 def examples(opened: Opened, latents: Iterable[int] | None = None) -> Iterator[LatentExamples]:
     """All that is known of each latent, in ascending order. ``latents`` limits it to some. Bounded memory."""
-    texts = json.loads((opened.path / "tokens.json").read_text())
+    texts = np.array(json.loads((opened.path / "tokens.json").read_text()), object)
     facts = pq.read_table(opened.path / "latents.parquet", columns=["n_fires", "density", "max_value"]).to_pydict()
     wanted = range(len(facts["n_fires"])) if latents is None else sorted(set(latents))
     with (
@@ -32,7 +34,7 @@ def examples(opened: Opened, latents: Iterable[int] | None = None) -> Iterator[L
                 n_fires=facts["n_fires"][latent],
                 density=facts["density"][latent],
                 max_value=facts["max_value"][latent],
-                windows=tuple(_windows(windows.of(latent), texts)),
+                windows=tuple(windows_of(windows.of(latent), texts)),
                 promoted=tuple(up),
                 suppressed=tuple(down),
             )
@@ -72,21 +74,25 @@ class ByLatent:
         self._file.close()
 
 
-def _windows(table: Any, texts: list[str]) -> Iterator[Window]:
-    """Windows of a table, a column at a time: a row at a time takes ten times as long."""
+def windows_of(table: Any, texts: np.ndarray) -> Iterator[Window]:
+    """Windows of a table, a column at a time: a row at a time takes ten times as long. ``texts``: objects, by token id."""
     if not table.num_rows:
         return
     tokens, values = (table[name].combine_chunks() for name in ("tokens", "values"))
     offsets = (tokens.offsets.to_numpy() - tokens.offsets[0].as_py()).tolist()
-    words = [texts[t] for t in tokens.flatten().to_numpy().tolist()]
+    words = texts[tokens.flatten().to_numpy()].tolist()
     numbers = values.flatten().to_numpy().tolist()
+    # by way of numpy: pyarrow makes a scalar object of every entry first
     plain = ("window_id", "split", "group", "quantile", "document_id", "peak", "starts_context")
-    optional = ("neighbour", "similarity")
-    columns = [table[name].to_pylist() for name in plain]
-    extra = [table[name].to_pylist() if name in table.column_names else None for name in optional]
-    for i, ((a, b), row) in enumerate(zip(pairwise(offsets), zip(*columns, strict=True), strict=True)):
-        window_id, split, group, quantile, document_id, peak, starts = row
+    columns = [table[name].to_numpy().tolist() for name in plain]
+    if "neighbour" in table.column_names:
+        columns += [table["neighbour"].to_numpy().tolist(), _or_none(table["similarity"])]
+    for (a, b), row in zip(pairwise(offsets), zip(*columns, strict=True), strict=True):
+        window_id, split, group, quantile, document_id, peak, *more = row
         yield Window(
-            window_id, split, group, quantile, document_id, tuple(words[a:b]), tuple(numbers[a:b]), peak, starts,
-            neighbour=-1 if extra[0] is None else extra[0][i], similarity=None if extra[1] is None else extra[1][i],
-        )  # fmt: skip
+            window_id, split, group, quantile, document_id, tuple(words[a:b]), tuple(numbers[a:b]), peak, *more
+        )
+
+
+def _or_none(column: Any) -> list[float | None]:
+    return [None] * len(column) if column.null_count == len(column) else column.to_pylist()

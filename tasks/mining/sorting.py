@@ -7,8 +7,9 @@ per latent, however many rows there are; every activation is written twice and r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.lazy import np
 from tasks.mining.cache import NpyFile
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 AT_ONCE = 1 << 20
 """Activations merged at a time, 8 bytes each; a latent with more of them is copied run by run."""
 
+_RUNS = ("rows", "values", "counts")
+
 
 class ByLatent:
     """Sorts the activations of one shard. Shapes: B rows, K entries of a row, N latents."""
 
     def __init__(self, scratch: Path, n_latents: int, at_once: int = AT_ONCE) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
+        for name in _RUNS:
+            (scratch / name).write_bytes(b"")
         self._n, self._at_once, self._scratch = n_latents, at_once, scratch
         self.totals = Totals(n_latents)
         self._run_starts = [0]
-        self._rows, self._values, self._counts = (open(scratch / name, "wb") for name in ("rows", "values", "counts"))
 
     def take(self, first_row: int, index_BK: np.ndarray, value_BK: np.ndarray) -> None:
         """Take the latents of rows ``first_row`` on; blocks come in ascending order. Entries that are not > 0 are none."""
@@ -45,15 +49,13 @@ class ByLatent:
         row = (order if where is None else where[order]) // k + first_row
         counts = np.bincount(latent, minlength=self._n)
         self.totals.add(counts, latent, value)
-        row.astype(np.uint32).tofile(self._rows)
-        value.tofile(self._values)
-        counts.astype(np.uint32).tofile(self._counts)
+        for name, column in zip(_RUNS, (row.astype(np.uint32), value, counts.astype(np.uint32)), strict=True):
+            with open(self._scratch / name, "ab") as file:
+                column.tofile(file)
         self._run_starts.append(self._run_starts[-1] + len(row))
 
     def finish(self, out: Path) -> int:
         """Write ``offsets.npy``, ``row.npy``, ``value.npy`` and ``statistics.npz``; returns the number of activations."""
-        for file in (self._rows, self._values, self._counts):
-            file.close()
         offsets = np.concatenate([[0], np.cumsum(self.totals.n_fires)])
         n = int(offsets[-1])
         np.save(out / "offsets.npy", offsets)
@@ -83,7 +85,7 @@ class ByLatent:
                     place += size
                 rows.write(merged_rows)
                 values.write(merged_values)
-        for name in ("rows", "values", "counts"):
+        for name in _RUNS:
             (self._scratch / name).unlink()
         return n
 
@@ -97,7 +99,7 @@ class ByLatent:
             first = last
         return found
 
-    def _segments(self, first: int, last: int):
+    def _segments(self, first: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
         """Where the range's part of each run begins, and its size by latent. Ranges come in ascending order."""
         if len(self._run_starts) == 1:
             return
@@ -110,7 +112,7 @@ class ByLatent:
                 self._cursor[run] += n_here
 
 
-def _read(file, dtype: object, begin: int, n: int) -> np.ndarray:
+def _read(file: Any, dtype: object, begin: int, n: int) -> np.ndarray:
     dtype = np.dtype(dtype)
     file.seek(begin * dtype.itemsize)
     return np.fromfile(file, dtype, n)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tasks.lazy import np
 from tasks.mining.cache import LatentCache, run_starts
 from tasks.mining.hashing import hashed, number
-from tasks.negatives.base import Ground, Negatives
+from tasks.negatives.base import Drawn, Ground, Negatives, unlike_any
 from tasks.samplers.base import Sampler
 from tasks.windows.base import Windows
 
@@ -78,10 +78,10 @@ class Split:
             more = np.arange(start, min(start + _ROWS_AT_ONCE, self.cache.n_rows))
             more = more[self.kept.windows.long_enough(more, self.cache.context_offsets)]
             row = np.concatenate([row, more])
-            order = np.concatenate([order, hashed(seed, self.cache.document_id[more], self.ground.place(more))])
+            order = np.concatenate([order, hashed(seed, more)])
             best = np.argsort(order, kind="stable")[: _CROWD * self.kept.n_pool]
             row, order = row[best], order[best]
-        return self.ground.apart(row)[: self.kept.n_pool]
+        return np.sort(self.ground.apart(row)[: self.kept.n_pool])
 
     def of(self, latent: int) -> Latent:
         """Where a latent is active."""
@@ -102,77 +102,73 @@ class Split:
         """int32: the token at the peak of each of a latent's windows, the strongest first."""
         return self.cache.token_id[found.rows[found.peaks]]
 
-    def windows(self, found: Latent) -> Iterator[Columns]:
+    def windows(self, found: Latent) -> Columns:
         """The windows that are kept of a latent: activating ones by rank, then those of each kind of negatives."""
         m = len(found.peaks)
         chosen = self.kept.sampler.draw(m, self.random(found.latent, "windows"))
         rank = np.array([rank for rank, _ in chosen], np.int64)
-        at = found.peaks[rank]
-        rows = found.rows[at]
-        yield self._columns(
-            found, rows, rank, [group for _, group in chosen], np.array([self.kept.sampler.quantile(r, m) for r, _ in chosen]),
-            found.values[at], np.full(len(rows), -1), np.full(len(rows), np.nan),
-        )  # fmt: skip
+        rows, n = found.rows[found.peaks[rank]], len(chosen)
         self.ground.once(("rows of", found.latent), lambda: (found.rows, found.values), keep=4)
         self.ground.once(("peaks of", found.latent), lambda: rows, keep=4)
-        taken = np.zeros(0, np.int64)
+        ranks, groups = [rank], [group for _, group in chosen]
+        taken, drawn = np.zeros(0, np.int64), [unlike_any(rows)]
         for kind in self.kept.negatives:
             name = str(kind.kind)  # type: ignore[attr-defined]
-            drawn = kind.draw(found.latent, self.ground, taken)
-            self._check(name, found.latent, drawn.row, taken)
-            taken = np.concatenate([taken, drawn.row])
-            n = len(drawn.row)
-            yield self._columns(
-                found, drawn.row, np.arange(n), [name] * n, np.full(n, -1), np.zeros(n), drawn.neighbour, drawn.similarity
+            more = kind.draw(found.latent, self.ground, taken)
+            taken = np.concatenate([taken, more.row])
+            drawn.append(more)
+            ranks.append(np.arange(len(more.row)))
+            groups += [name] * len(more.row)
+        columns = self._columns(found, Drawn(*map(np.concatenate, zip(*drawn, strict=True))))
+        if columns["loudest"][n:].any():
+            raise ValueError(f"latent {found.latent} fires in a window of negatives {self._kinds}; mend the kind")
+        silent = self.ground.stretches(np.sort(taken))
+        if (silent.begin[1:] < silent.end[:-1]).any():
+            raise ValueError(
+                f"windows of latent {found.latent} overlap, drawn by negatives {self._kinds}; mend the kind"
             )
+        quantile = [self.kept.sampler.quantile(r, m) for r, _ in chosen]
+        return columns | {
+            "group": groups,
+            "rank": np.concatenate(ranks).astype(np.int32),
+            "quantile": np.array(quantile + [-1] * len(taken), np.int32),
+            "strength": columns["loudest"],
+        }
 
-    def _check(self, kind: str, latent: int, rows: np.ndarray, taken: np.ndarray) -> None:
-        """Kinds are open to all comers: hold each of them to what scorers count on."""
-        if not self.ground.silent(latent, rows).all():
-            raise ValueError(f"negatives {kind}: a window of latent {latent} was drawn in which it fires; mend the kind")
-        begin, end = map(np.sort, self._around(rows))
-        if not self.ground.free(rows, taken).all() or (begin[1:] < end[:-1]).any():
-            raise ValueError(f"negatives {kind}: a window of latent {latent} overlaps another one; mend the kind")
+    @property
+    def _kinds(self) -> str:
+        return ", ".join(str(kind.kind) for kind in self.kept.negatives)  # type: ignore[attr-defined]
 
-    def _columns(
-        self,
-        found: Latent,
-        rows: np.ndarray,
-        rank: np.ndarray,
-        group: list[str],
-        quantile: np.ndarray,
-        strength: np.ndarray,
-        neighbour: np.ndarray,
-        similarity: np.ndarray,
-    ) -> Columns:
-        cache = self.cache
-        begin, end = self._around(rows)
-        if (cache.document_id[begin] != cache.document_id[end - 1]).any():
-            raise ValueError(f"a {self.name} window of latent {found.latent} lies in two documents; captures are at odds")
+    def _columns(self, found: Latent, drawn: Drawn) -> Columns:
+        cache, rows = self.cache, drawn.row
+        _, begin, end = self.ground.stretches(rows)
+        document = cache.document_id[rows]
+        if (cache.document_id[begin] != document).any() or (cache.document_id[end - 1] != document).any():
+            raise ValueError(
+                f"a {self.name} window of latent {found.latent} lies in two documents; captures are at odds"
+            )
         size = end - begin
-        flat = np.repeat(begin - (np.cumsum(size) - size), size) + np.arange(size.sum())
+        starts = np.cumsum(size) - size
+        flat = np.repeat(begin - starts, size) + np.arange(size.sum())
         where = np.searchsorted(found.rows, flat)
         where[where == len(found.rows)] = 0
+        values = np.where(found.rows[where] == flat, found.values[where], np.float32(0))
         context = np.searchsorted(cache.context_offsets, begin, side="right") - 1
-        document = cache.document_id[rows]
         ids = zip(document.tolist(), self.ground.place(rows).tolist(), strict=True)
         return {
             "latent": np.full(len(rows), found.latent, np.int32),
             "window_id": [f"{self.name}/{d}/{p}" for d, p in ids],
             "split": [self.name] * len(rows),
-            "group": group,
-            "rank": rank.astype(np.int32),
-            "quantile": quantile.astype(np.int32),
             "document_id": document,
             "sentence_id": cache.sentence_id[rows],
-            "size": size.astype(np.int32),
+            "size": size,
             "tokens": cache.token_id[flat],
-            "values": np.where(found.rows[where] == flat, found.values[where], np.float32(0)),
+            "values": values,
             "peak": (rows - begin).astype(np.int32),
             "starts_context": cache.context_offsets[context] == begin,
-            "strength": strength.astype(np.float32),
-            "neighbour": np.asarray(neighbour, np.int32),
-            "similarity": np.asarray(similarity, np.float32),
+            "neighbour": np.asarray(drawn.neighbour, np.int32),
+            "similarity": np.asarray(drawn.similarity, np.float32),
+            "loudest": np.maximum.reduceat(values, starts),
         }
 
     def sentences(self, found: Latent) -> Iterator[Columns]:

@@ -54,7 +54,8 @@ class Growing:
     """A Parquet file that columns are appended to. Columns of lists come flat, with the lists' sizes as ``size``."""
 
     def __init__(self, path: Path, schema: Any) -> None:
-        self._schema, self._parts, self._n = schema, [], 0
+        self._schema, self._n = schema, 0
+        self._parts: list[dict[str, Any]] = []
         dictionary = [f.name for f in schema if pa.types.is_string(f.type) and f.name != "window_id"]
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionary)
         self.n_rows = 0

@@ -40,6 +40,19 @@ class Drawn(NamedTuple):
     """float32: how alike neighbour or window is, 1 for equal; NaN where a kind knows none."""
 
 
+class Stretches(NamedTuple):
+    """Some rows, each with the window around it; arrays of equal length."""
+
+    row: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    """Row past the last."""
+
+    def at(self, where: np.ndarray) -> Stretches:
+        """Some of them, by index or mask."""
+        return Stretches(self.row[where], self.begin[where], self.end[where])
+
+
 class Ground:
     """What non-activating windows of one split are drawn from. The same for all latents of a mining."""
 
@@ -63,7 +76,8 @@ class Ground:
     """From rows to first and last-plus-one row of the window around each, within its context."""
 
     pool: np.ndarray
-    """int64: rows drawn at random from all of the split, each the peak of a candidate window; no two windows overlap."""
+    """int64: rows drawn at random from all of the split, ascending, each the peak of a candidate window; no two windows
+    overlap."""
 
     texts: list[str]
     """Text of each token id."""
@@ -73,32 +87,54 @@ class Ground:
 
     def silent(self, latent: int, rows: np.ndarray) -> np.ndarray:
         """bool: whether a latent is silent in the whole window around each row."""
-        begin, end = self.around(rows)
+        return self.silent_in(latent, self.stretches(rows))
+
+    def silent_in(self, latent: int, found: Stretches) -> np.ndarray:
+        """bool: whether a latent is silent in the whole of each window."""
         fires, _ = self.once(("rows of", latent), lambda: self.cache.of(latent), keep=4)
-        return np.searchsorted(fires, begin) == np.searchsorted(fires, end)
+        return np.searchsorted(fires, found.begin) == np.searchsorted(fires, found.end)
 
     def free(self, rows: np.ndarray, taken: np.ndarray) -> np.ndarray:
         """bool: whether the window around each row overlaps none of those around the ``taken`` rows."""
-        begin, end = self.around(rows)
+        return self.free_of(self.stretches(rows), taken)
+
+    def free_of(self, found: Stretches, taken: np.ndarray) -> np.ndarray:
+        """bool: whether each window overlaps none of those around the ``taken`` rows."""
         if not len(taken):
-            return np.ones(len(rows), bool)
+            return np.ones(len(found.row), bool)
         first, last = map(np.sort, self.around(taken))
         # those that end before it, against those that begin before its end: the same ones, unless some do both
-        return np.searchsorted(last, begin, side="right") == np.searchsorted(first, end)
+        return np.searchsorted(last, found.begin, side="right") == np.searchsorted(first, found.end)
+
+    def stretches(self, rows: np.ndarray) -> Stretches:
+        """Some rows with the windows around them; those of the pool are remembered."""
+        if rows is self.pool:
+            return self.once("windows of the pool", lambda: Stretches(rows, *self.around(rows)))
+        return Stretches(rows, *self.around(rows))
 
     def apart(self, rows: np.ndarray) -> np.ndarray:
         """Those of some rows whose windows overlap none of the windows before them, in the same order."""
-        begin, end = (edge.tolist() for edge in self.around(rows))
+        return rows[self.apart_of(self.stretches(rows))]
+
+    def apart_of(self, found: Stretches) -> np.ndarray:
+        """Indices of the windows that overlap none of those before them that are kept, ascending."""
+        row, begin, end = found
+        order = np.argsort(begin)
+        reach = np.maximum.accumulate(end[order])
+        crowded = np.zeros(len(row) + 1, bool)
+        crowded[1:-1] = begin[order][1:] < reach[:-1]
+        single = np.empty(len(row), bool)
+        single[order] = ~(crowded[:-1] | crowded[1:])  # overlaps none, whatever is kept of the others
+        kept, some = np.flatnonzero(single).tolist(), np.flatnonzero(~single)
         firsts: list[int] = []
         lasts: list[int] = []
-        kept = []
-        for i, (a, b) in enumerate(zip(begin, end, strict=True)):
+        for i, a, b in zip(some.tolist(), begin[some].tolist(), end[some].tolist(), strict=True):
             at = bisect_right(lasts, a)
             if at == len(firsts) or firsts[at] >= b:
                 firsts.insert(at, a)
                 lasts.insert(at, b)
                 kept.append(i)
-        return rows[np.array(kept, np.int64)]
+        return np.sort(np.array(kept, np.int64))
 
     def peaks(self, latent: int) -> np.ndarray:
         """int64: rows at the peaks of the activating windows of the split that are kept, the strongest first.
@@ -112,24 +148,23 @@ class Ground:
 
         return self.once(("peaks of", latent), loudest, keep=4)
 
-    def matched(self, latent: int, rows: np.ndarray, n: int) -> np.ndarray:
-        """At most ``n`` of some rows (the preferred first), so that their windows look like the activating ones.
+    def matched(self, latent: int, found: Stretches, n: int) -> np.ndarray:
+        """Rows of at most ``n`` of some windows (the preferred first), so that their windows look like the activating ones.
 
         Windows have a shape: how many tokens, and at which of them the peak stands. The shapes of the windows kept of the
         latent (``peaks``) are dealt out over ``n`` places, each as often as it occurs. Every place takes the first row
         left with exactly its shape; places for which there is none take the nearest shape by the sum of both differences.
         So neither length nor place tells silent windows from others, as far as the rows allow it. Order is kept.
         """
-        if len(rows) <= n:
-            return rows
-        size, place = self._shapes(rows)
-        kinds, counts = np.unique(_code(*self._shapes(self.peaks(latent))), return_counts=True)
+        if len(found.row) <= n:
+            return found.row
+        size, place = found.end - found.begin, found.row - found.begin
+        kinds, counts = self.once(("shapes of", latent), lambda: self._shapes(self.peaks(latent)), keep=4)
         if not len(kinds):
-            return rows[:n]
-        order = np.argsort(-counts, kind="stable")
-        ends = np.cumsum(counts[order]) * n // counts.sum()
-        code, chosen, lacking = _code(size, place), np.zeros(len(rows), bool), []
-        for kind, places in zip(kinds[order].tolist(), np.diff(ends, prepend=0).tolist(), strict=True):
+            return found.row[:n]
+        ends = np.cumsum(counts) * n // counts.sum()
+        code, chosen, lacking = _code(size, place), np.zeros(len(size), bool), []
+        for kind, places in zip(kinds.tolist(), np.diff([0, *ends.tolist()]).tolist(), strict=True):
             if places:
                 same = np.flatnonzero(code == kind)[:places]
                 chosen[same] = True
@@ -138,18 +173,23 @@ class Ground:
         for kind, places in lacking:
             left = np.flatnonzero(~chosen)
             distance = np.abs(size[left] - (kind >> _BITS)) + np.abs(place[left] - (kind & (1 << _BITS) - 1))
-            chosen[left[np.argsort(distance, kind="stable")[:places]]] = True
-        return rows[chosen]
+            least = np.partition(distance, places - 1)[places - 1]
+            near = distance < least
+            near[np.flatnonzero(distance == least)[: places - int(near.sum())]] = True  # of equally near ones the first
+            chosen[left[near]] = True
+        return found.row[chosen]
 
     def _shapes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        begin, end = self.around(rows)
-        return end - begin, rows - begin
+        """The shapes of some windows, the commonest first, and how often each occurs."""
+        _, begin, end = self.stretches(rows)
+        kinds, counts = np.unique(_code(end - begin, rows - begin), return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return kinds[order], counts[order]
 
-    def shuffled(self, latent: int, rows: np.ndarray, purpose: str) -> np.ndarray:
-        """Some rows in an order that depends on seed, split, latent, purpose and the rows themselves alone, and so not on
-        how the text was cut into shards."""
-        seed = number(self.seed, f"{self.split}/{latent}/{purpose}")
-        return rows[np.argsort(hashed(seed, self.cache.document_id[rows], self.place(rows)), kind="stable")]
+    def order(self, latent: int, rows: np.ndarray, purpose: str) -> np.ndarray:
+        """Indices of some rows in an order that depends on seed, split, latent, purpose and the rows themselves alone. Rows
+        are counted through all shards, so it does not depend on how the text was cut into them."""
+        return np.argsort(hashed(number(self.seed, f"{self.split}/{latent}/{purpose}"), rows))
 
     def place(self, rows: np.ndarray) -> np.ndarray:
         """int64: place of each row within its document, from 0."""

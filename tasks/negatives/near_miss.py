@@ -39,9 +39,13 @@ class NearMiss(Negatives):
         starts, rows = ground.once(("rows of tokens", self.n_rows), lambda: rows_of_tokens(ground, self.n_rows))
         ids, counts = np.unique(ground.cache.token_id[ground.peaks(latent)], return_counts=True)
         main = ids[np.argsort(-counts, kind="stable")[: self.n_tokens]]
-        found = np.concatenate([np.zeros(0, np.int64), *(rows[starts[t] : starts[t + 1]].astype(np.int64) for t in main)])
-        found = found[ground.silent(latent, found) & ground.free(found, taken)]
-        return unlike_any(ground.matched(latent, ground.apart(ground.shuffled(latent, found, self.kind)), self.n))
+        found = np.concatenate(
+            [np.zeros(0, np.int64), *(rows[starts[t] : starts[t + 1]].astype(np.int64) for t in main)]
+        )
+        windows = ground.stretches(found)
+        windows = windows.at(ground.silent_in(latent, windows) & ground.free_of(windows, taken))
+        windows = windows.at(ground.order(latent, windows.row, self.kind))
+        return unlike_any(ground.matched(latent, windows.at(ground.apart_of(windows)), self.n))
 
 
 def rows_of_tokens(ground: Ground, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +59,7 @@ def rows_of_tokens(ground: Ground, n: int) -> tuple[np.ndarray, np.ndarray]:
         more = np.arange(start, min(start + _ROWS_AT_ONCE, ground.cache.n_rows))
         token = np.concatenate([token, ground.cache.token_id[more]])
         row = np.concatenate([row, more])
-        order = np.concatenate([order, hashed(seed, ground.cache.document_id[more], ground.place(more))])
+        order = np.concatenate([order, hashed(seed, more)])
         by_token = np.lexsort((order, token))
         token = token[by_token]
         rank = np.arange(len(token)) - np.searchsorted(token, token)

@@ -25,5 +25,7 @@ class RandomNegatives(Negatives):
     """Windows per latent and split, as far as there are."""
 
     def draw(self, latent: int, ground: Ground, taken: np.ndarray) -> Drawn:
-        rows = ground.pool[ground.silent(latent, ground.pool) & ground.free(ground.pool, taken)]
-        return unlike_any(ground.matched(latent, ground.shuffled(latent, rows, self.kind), self.n))
+        pool = ground.stretches(ground.pool)
+        allowed = ground.silent_in(latent, pool) & ground.free_of(pool, taken)
+        order = ground.order(latent, ground.pool, self.kind)
+        return unlike_any(ground.matched(latent, pool.at(order[allowed[order]]), self.n))

@@ -5,6 +5,7 @@ Samplers see ranks and nothing else, so that one draw means the same for every l
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 from typing import ClassVar
 
@@ -46,7 +47,7 @@ def spread(m: int, n: int, n_slices: int, random: Random) -> list[int]:
     if n >= m:
         return list(range(m))
     bounds = [m * i // n_slices for i in range(n_slices + 1)]
-    slices = [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    slices = [range(a, b) for a, b in pairwise(bounds) if a < b]
     quota, phase = [0] * len(slices), random.randrange(len(slices))
     left, open_ = n, list(range(len(slices)))
     while left:

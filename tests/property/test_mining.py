@@ -31,12 +31,23 @@ def spec_of(windows, **fields) -> MineSpec:
     )  # fmt: skip
 
 
+def by_group(columns: dict) -> list[dict]:
+    """Columns of the activating windows, and of each kind of negatives."""
+    kinds = ["" if q >= 0 else g for g, q in zip(columns["group"], columns["quantile"], strict=True)]
+    size, found = np.asarray(columns["size"]), []
+    for kind in dict.fromkeys(kinds):
+        mine = np.array([k == kind for k in kinds])
+        flat = np.repeat(mine, size)
+        found.append({n: np.asarray(v)[flat if n in ("tokens", "values") else mine] for n, v in columns.items()})
+    return found
+
+
 def everything(split) -> list[tuple]:
     """All that a mining writes of a split, in a fixed order."""
     found = []
     for latent in range(N_LATENTS):
         at = split.of(latent)
-        tables = [*split.sentences(at), *([] if split.lacks(at) else split.windows(at))]
+        tables = [*split.sentences(at), *([] if split.lacks(at) else [split.windows(at)])]
         found.append((latent, split.lacks(at), [{n: np.asarray(v).tolist() for n, v in t.items()} for t in tables]))
     return found
 
@@ -74,7 +85,7 @@ def test_windows_and_sentences_are_those_that_a_plain_loop_finds(tmp_path):
             best = max(range(a, b), key=lambda r: (x[r, latent], -r))
             if x[best, latent] > 0:
                 peaks.append((-x[best, latent], best, a, b))
-        active = next(split.windows(split.of(latent)))
+        active, *_ = by_group(split.windows(split.of(latent)))
         assert active["strength"].tolist() == [-v for v, *_ in sorted(peaks)]
         at = 0
         for i, (_, row, a, b) in enumerate(sorted(peaks)):
@@ -104,7 +115,7 @@ def test_negatives_are_silent_apart_and_near_misses_peak_at_a_main_token(tmp_pat
     first = np.searchsorted(document, np.arange(60))
     n_near = 0
     for latent in range(N_LATENTS):
-        active, *silent = split.windows(split.of(latent))
+        active, *silent = by_group(split.windows(split.of(latent)))
         peaks = active["tokens"][np.cumsum(active["size"]) - active["size"] + active["peak"]]
         seen: set[int] = set()
         for columns in silent:
@@ -134,7 +145,7 @@ def test_silent_windows_have_the_shapes_of_active_ones_as_far_as_there_are(tmp_p
         part.index[part.index[:, 0] != 0, 0] = 3
     spec = MineSpec(windows=Centred(window_tokens=6), negatives=(RandomNegatives(n=30),), n_pool=2000)
     split = split_of([encoded(parts, tmp_path, "train")], spec)
-    active, silent = split.windows(split.of(0))
+    active, silent = by_group(split.windows(split.of(0)))
     assert set(zip(active["size"].tolist(), active["peak"].tolist(), strict=True)) == {(6, 1)}
     assert len(silent["peak"]) == 30
     rows = split.ground.pool[split.ground.silent(0, split.ground.pool)]
@@ -157,11 +168,11 @@ def test_a_kind_that_draws_where_the_latent_fires_or_twice_is_found_out(tmp_path
             row = super().draw(latent, ground, taken).row[:1]
             return unlike_any(np.concatenate([row, row]))
 
-    for kind, why in ((Wrong(), "in which it fires"), (Twice(), "overlaps another")):
+    for kind, why in ((Wrong(), "fires in a window of negatives random"), (Twice(), "windows of latent 0 overlap")):
         spec = MineSpec(windows=Centred(window_tokens=6), negatives=(kind,))
         split = split_of([encoded(documents(1), tmp_path, "train")], spec)
         with pytest.raises(ValueError, match=why):
-            list(split.windows(split.of(0)))
+            split.windows(split.of(0))
 
 
 def test_a_document_in_both_splits_is_an_error(tmp_path):

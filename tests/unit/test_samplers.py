@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from random import Random
 
 from tasks.samplers.base import spread
@@ -35,7 +36,7 @@ def test_fewer_samples_than_quantiles_are_still_samples_and_come_from_all_of_the
     assert set(counts) == set(range(10)) and min(counts.values()) > 20
     for draw in draws:  # spread out, not side by side
         ranks = [rank // 10 for rank, _ in draw]
-        assert min(b - a for a, b in zip(ranks, ranks[1:], strict=False)) >= 3
+        assert min(b - a for a, b in pairwise(ranks)) >= 3
 
 
 def test_what_a_small_slice_lacks_comes_from_the_others():
