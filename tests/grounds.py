@@ -66,5 +66,5 @@ def ground_of(cache: LatentCache, W_ND: Any = None, texts: Sequence[str] = (), s
 
     W_ND = torch.eye(cache.n_latents) if W_ND is None else torch.as_tensor(W_ND)
     sae = SimpleNamespace(W_dec_ND=W_ND, sae=SimpleNamespace(W_enc_ND=W_ND.flip(0)), n_latents=cache.n_latents)
-    pool = np.random.default_rng(seed).permutation(np.arange(30, cache.n_rows, CONTEXT))
+    pool = np.arange(30, cache.n_rows, CONTEXT)
     return Ground(cache, around, pool, sae, list(texts), Runtime(mode="inline", device="cpu"), seed, "train")  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tasks.lazy import np, torch
 from tasks.lm.loading import device_of
-from tasks.negatives.base import Drawn, Ground, Negatives, unlike_any
+from tasks.negatives.base import Drawn, Ground, Negatives, Stretches, unlike_any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,37 +53,40 @@ class NeighbourNegatives(Negatives):
 def by_turns(n: int, latent: int, found: Neighbours, ground: Ground, taken: np.ndarray) -> Drawn:
     """The strongest window of each neighbour, then the next of each, and so on: of all these, the first ``n`` whose
     shape is that of the latent's own (``Ground.matched``)."""
-    rows, turn, which = [], [], []
-    for i, neighbour in enumerate(found.latent.tolist()):
-        peaks = strong_windows(ground, neighbour)
-        peaks = peaks[ground.silent(latent, peaks) & ground.free(peaks, taken)]
-        rows.append(peaks)
-        turn.append(np.arange(len(peaks)))
-        which.append(np.full(len(peaks), i))
-    if not rows:
+    parts = []
+    for neighbour in found.latent.tolist():
+        strong = strong_windows(ground, neighbour)
+        parts.append(strong.at(ground.silent_in(latent, strong)))
+    if not parts:
         return unlike_any(np.zeros(0, np.int64))
-    row, neighbour = np.concatenate(rows), np.concatenate(which)
-    order = np.lexsort((neighbour, np.concatenate(turn)))
-    row, neighbour = row[order], neighbour[order]
-    kept = ground.matched(latent, ground.apart(row), n)
-    whose = dict(zip(row[::-1].tolist(), neighbour[::-1].tolist(), strict=True))  # of two that peak at one row, the first
-    at = np.array([whose[r] for r in kept.tolist()], np.int64)
-    return Drawn(kept, found.latent[at].astype(np.int32), found.similarity[at].astype(np.float32))
+    whose = np.repeat(np.arange(len(parts)), [len(part.row) for part in parts])
+    windows = Stretches(*map(np.concatenate, zip(*parts, strict=True)))
+    free = ground.free_of(windows, taken)
+    windows, whose = windows.at(free), whose[free]
+    turn = np.arange(len(whose)) - np.searchsorted(whose, whose)
+    order = np.lexsort((whose, turn))
+    order = order[ground.apart_of(windows.at(order))]
+    windows, whose = windows.at(order), whose[order]
+    rows = ground.matched(latent, windows, n)
+    at = whose[np.isin(windows.row, rows)]  # in one order, none twice, as none overlap
+    return Drawn(rows, found.latent[at].astype(np.int32), found.similarity[at].astype(np.float32))
 
 
-def strong_windows(ground: Ground, latent: int, n: int = _PEAKS) -> np.ndarray:
-    """int64: rows at the peaks of a latent's strongest windows, no two overlapping, the strongest first."""
-    held: dict[tuple[int, int], np.ndarray] = ground.once("strong windows", dict)
+def strong_windows(ground: Ground, latent: int, n: int = _PEAKS) -> Stretches:
+    """The windows around a latent's strongest rows, no two overlapping, the strongest first."""
+    held: dict[tuple[int, int], Stretches] = ground.once("strong windows", dict)
     if (latent, n) not in held:
         if len(held) >= _HELD:
             del held[next(iter(held))]
         rows, values = ground.cache.of(latent)
         looked = 4 * n
-        found = ground.apart(rows[strongest(rows, values, looked)])
-        while len(found) < n and looked < len(rows):
+        while True:
+            windows = ground.stretches(rows[strongest(rows, values, looked)])
+            apart = ground.apart_of(windows)
+            if len(apart) >= n or looked >= len(rows):
+                break
             looked *= 8  # it fires in bursts, many rows of few windows
-            found = ground.apart(rows[strongest(rows, values, looked)])
-        held[latent, n] = found[:n]
+        held[latent, n] = windows.at(apart[:n])
     return held[latent, n]
 
 

@@ -76,13 +76,13 @@ class Sample:
 
 
 def _drawn(ground: Ground, n: int) -> np.ndarray:
-    """int64 (S,): ``n`` rows of the split, or all, drawn by what they are and not by where a shard begins; ascending."""
+    """int64 (S,): ``n`` rows of the split, or all, drawn without regard to where a shard begins; ascending."""
     seed = number(ground.seed, f"{ground.split}/rows on which latents meet")
     row, order = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     for start in range(0, ground.cache.n_rows, _ROWS_AT_ONCE):
         more = np.arange(start, min(start + _ROWS_AT_ONCE, ground.cache.n_rows))
         row = np.concatenate([row, more])
-        order = np.concatenate([order, hashed(seed, ground.cache.document_id[more], ground.place(more))])
+        order = np.concatenate([order, hashed(seed, more)])
         if len(row) > n:
             best = np.argpartition(order, n - 1)[:n]
             row, order = row[best], order[best]

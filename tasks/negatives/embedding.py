@@ -38,11 +38,11 @@ class Embedding(Negatives, EmbedderSpec):
         return super().pinned()
 
     def draw(self, latent: int, ground: Ground, taken: np.ndarray) -> Drawn:
-        own = strong_windows(ground, latent, self.n_queries)
+        own, pool = strong_windows(ground, latent, self.n_queries).row, ground.stretches(ground.pool)
         if not self.n or not len(own) or not len(ground.pool):
             return unlike_any(ground.pool[:0])
         # Windows that overlap with the latent's own are left out: the same text cut elsewhere is not another text.
-        allowed = ground.silent(latent, ground.pool) & ground.free(ground.pool, np.concatenate([own, taken]))
+        allowed = ground.silent_in(latent, pool) & ground.free_of(pool, np.concatenate([own, taken]))
         n = min(_SPARE * self.n, int(allowed.sum()))
         if not n:
             return unlike_any(ground.pool[:0])
@@ -53,9 +53,9 @@ class Embedding(Negatives, EmbedderSpec):
         place, first = np.unique(place_QK.T.ravel(), return_index=True)
         order = np.argsort(first)
         place, first = place[order], first[order]
-        rows, similarity = ground.pool[place], similarity_QK.T.ravel()[first]
-        kept = np.isin(rows, ground.matched(latent, rows[:n], self.n))
-        return Drawn(rows[kept], np.full(int(kept.sum()), -1, np.int32), similarity[kept].astype(np.float32))
+        rows = ground.matched(latent, pool.at(place[:n]), self.n)
+        similarity = similarity_QK.T.ravel()[first][np.isin(ground.pool[place], rows)]
+        return Drawn(rows, np.full(len(rows), -1, np.int32), similarity.astype(np.float32))
 
 
 def texts(ground: Ground, rows: np.ndarray) -> list[str]:

@@ -134,7 +134,7 @@ def test_a_latent_that_fires_in_bursts_gives_as_many_windows_as_it_has():
 
     fires = [{c * CONTEXT + 30 + i: 100.0 - c for c in range(100) for i in range(20)}]
     rows = strong_windows(ground_of(cache_of(fires, np.zeros(ROWS))), 0)
-    assert rows.tolist() == [c * CONTEXT + 30 for c in range(64)]
+    assert rows.row.tolist() == [c * CONTEXT + 30 for c in range(64)]
 
 
 @pytest.mark.slow
