@@ -14,8 +14,8 @@ from typing import Any
 
 from artifacts.store import Store
 from flows.places import Place, place
-from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
+from tasks.choosing import counted, named_in_file, parsed_latents
 from tasks.clients.base import Client
 from tasks.corpora.base import Corpus
 from tasks.evaluate import EvaluateSpec
@@ -127,7 +127,9 @@ def in_grammar(override: str, sweep: bool = False) -> str:
     In a ``sweep``, commas part values, as they do everywhere else there.
     """
     name, sign, value = override.partition("=")
-    if sign and name.endswith(("path", "root", "url", "endpoint", "cache")) and value and value[0] not in "'\"[{" and value != "null":
+    is_path = name.endswith(("path", "root", "url", "endpoint", "cache"))
+    is_path = is_path or (name.endswith("latents") and any(map(named_in_file, value.split(","))))
+    if sign and is_path and value and value[0] not in "'\"[{" and value != "null":
         return f"{name}=" + ",".join(f"'{one}'" for one in (value.split(",") if sweep else [value]))
     return override
 
@@ -147,6 +149,8 @@ def plain(config: Any) -> dict[str, Any]:
 def pipeline(config: Mapping[str, Any]) -> Pipeline:
     """The typed pipeline of a plain configuration: decoded, pinned, and checked as a whole. Raises ``SpecError``."""
     known = {*GROUPS, *SECTIONS}
+    if named_in_file(latents := (config.get("explain") or {}).get("latents")):  # read once, and not where workers are
+        config = {**config, "explain": {**config["explain"], "latents": list(parsed_latents(latents))}}
     for name in sorted(set(config) - known):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"
@@ -226,7 +230,8 @@ def _check(p: Pipeline) -> None:
         for hookpoint in p.hookpoints:
             Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
         p.sae.check(facts.d_model)
-        selected(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        p.explainer.check(p.sae.size(facts.d_model))
         if facts.context_length and p.capture.context_tokens > facts.context_length:
             raise SpecError(
                 f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "

@@ -13,8 +13,8 @@ from artifacts.store import Store
 from flows.config import Pipeline
 from flows.recipes import Wanted, recipes
 from flows.sweep import Job, wanted
-from tasks.asking import parsed_latents, selected
 from tasks.capture import expected
+from tasks.choosing import counted, parsed_latents
 from tasks.lms.base import Facts
 from tasks.realising import Seen, missing
 from tasks.stage import Recipe
@@ -243,7 +243,7 @@ class _Sizes:
             return None, None, None
         n_tokens = 0
         for spec in (recipe.spec for recipe in self.todo if recipe.stage.name == "amplify"):
-            n_latents = len(selected(parsed_latents(spec.latents), self.p.sae.size(self.d_in)))
+            n_latents = counted(parsed_latents(spec.latents), self.p.sae.size(self.d_in))
             n_prompts = len(spec.prompts) + spec.n_window_prompts
             tries = 1 if spec.strength is not None else 1 + spec.max_tries // 2
             n_tokens += n_latents * n_prompts * (4 * tries + spec.n_tokens)  # prompts have about four
@@ -258,7 +258,7 @@ class _Sizes:
                 continue
             if line.stage == "explain":
                 times += explainer.NEEDS_CLIENT
-            elif recipe.spec.scorer.needs_client(not explainer.NEEDS_CLIENT):  # who asks no LLM gives a predicate
+            elif recipe.spec.scorer.needs_client(explainer.GIVES_PREDICATE):
                 times += 2 if recipe.spec.control and recipe.spec.scorer.USES_EXPLANATION else 1
         if client is None or not times:
             return 0.0
@@ -267,7 +267,7 @@ class _Sizes:
         from tasks.clients.base import Request
 
         chosen = parsed_latents(self.p.explain.get("latents", "all"))
-        n_latents = len(selected(chosen, self.p.sae.size(self.d_in or 0)))
+        n_latents = counted(chosen, self.p.sae.size(self.d_in or 0))
         # Five characters a token, JSON around each: what a prompt of this many windows comes to.
         mining = self.p.mine
         windows = mining.train_sampler.n + max((kind.n for kind in mining.negatives), default=0)

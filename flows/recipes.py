@@ -67,7 +67,8 @@ def recipes(p: Pipeline) -> Wanted:
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
         encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in training + test]
         mined = mine(p.mine, sae=sae, lm=lm, encoded=encoded)
-        extra = {"lm": lm, "sae": sae}
+        extra = {"lm": lm, "sae": sae, "corpus": text}
+        p.explainer.check(sae=sae.address)
         if any("amplify" in kind.INPUTS for kind in (p.explainer, *p.scorers)):
             chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
             extra["amplify"] = amplify(validated(AmplifySpec, chosen, "amplify"), lm=lm, sae=sae, mine=mined)

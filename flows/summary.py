@@ -29,7 +29,8 @@ def lines(store: Store, hookpoint: str, named: dict[str, Recipe]) -> Iterator[st
             yield f"{name.removeprefix('score/')}: no score ({statuses or 'no latents'})"
         elif name.startswith("score/"):
             control = f", shuffled explanations {found['control_mean']:.3f}" if found.get("control_mean") is not None else ""
-            yield f"{name.removeprefix('score/')}: mean balanced accuracy {found['mean']:.3f} over {found['n_ok']:,}{control}"
+            metric = found.get("metric", "balanced accuracy")
+            yield f"{name.removeprefix('score/')}: mean {metric} {found['mean']:.3f} over {found['n_ok']:,}{control}"
             yield from _best(store, named, name)
     if "report" in summary:
         yield f"report: {store.open(named['report'].artifact).path / 'report.html'}"

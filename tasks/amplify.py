@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tasks.asking import Rows, parsed_latents, selected
+from tasks.asking import Rows
+from tasks.choosing import chosen, parsed_latents
 from tasks.explainers.base import Amplified, LatentExamples
 from tasks.lazy import pa, pq, torch
 from tasks.resuming import Parts
@@ -95,7 +96,7 @@ def amplify(job: Job[AmplifySpec]) -> Summary:
 
     spec, mined = job.spec, job.one("mine")
     subject = Subject.open(job.one("lm"), job.one("sae"), job.runtime, spec.dtype)
-    latents = selected(spec.latents, pq.read_metadata(mined.path / "latents.parquet").num_rows)
+    latents = chosen(spec.latents, mined)
     maker = _Amplifying(spec, subject)
     done = Parts(job.attempt, "amplified.jsonl")
     with job.progress.bar("amplify", len(latents), "latents") as bar:

@@ -60,14 +60,23 @@ EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}
 
 
 def by_schema(params: dict[str, Any]) -> dict[str, Any]:
-    """An answer of the shape that was asked for: the right number of booleans, some words, a number."""
+    """An answer of the shape that was asked for: a yes to everything, some words, a number, a zero for every token."""
     asked = json.loads(params["messages"][0]["content"])
-    properties = params["output_config"]["format"]["schema"]["properties"]
+    return _shaped(params["output_config"]["format"]["schema"], asked.get("windows"))
+
+
+def _shaped(rule: dict[str, Any], windows: Any) -> Any:
+    if rule["type"] == "object":
+        inner = {name: windows.get(name) if isinstance(windows, dict) else None for name in rule["properties"]}
+        return {
+            name: _shaped(rule["properties"][name], windows if name == "answers" else inner[name])
+            for name in rule["properties"]
+        }
+    if rule["type"] == "array":
+        tokens = windows["tokens"] if isinstance(windows, dict) and "tokens" in windows else windows
+        return [_shaped(rule["items"], None)] * (1 if tokens is None else len(tokens))
     plain = {"string": "words that name things", "number": 0.5, "boolean": True, "integer": 1}
-    return {
-        name: [True] * len(asked["windows"]) if rule["type"] == "array" else plain[rule["type"]]
-        for name, rule in properties.items()
-    }
+    return plain[rule["type"]]
 
 
 @dataclass

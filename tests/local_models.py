@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from tasks.scorers.base import Bench
+from tasks.scorers.surprisal import UNSAID
 from tasks.spec import Runtime
+from tests import testbed
 from tests.planted import WORDS
 from tests.small import write_model
 
@@ -59,6 +61,34 @@ class Repeating:
             return -sum(math.log((counts[w] + 0.5) / total) for w in words) / len(words) if words else None
 
         return [nats(text) for text in texts]
+
+
+class Executing:
+    """An embedder and a reader to whom a text is what it fulfils of some descriptions, in the language of the test-bed.
+
+    Neither sees whether a window begins a text, since neither is told.
+    """
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = list(known)
+
+    def queries(self, texts: Sequence[str], prefix: str | None = None) -> np.ndarray:
+        assert set(texts) <= set(self.known), f"{texts} was not told of"
+        wanted = np.array([[said == text for said in self.known] for text in texts], np.float32)
+        return np.concatenate([wanted, 0 * wanted], 1)
+
+    def passages(self, texts: Sequence[str], progress: object = None) -> np.ndarray:
+        found = np.array([[fulfils(said, text) for said in self.known] for text in texts], np.float32)
+        return np.concatenate([found, 1 - found], 1) / math.sqrt(len(self.known))  # of one length, whatever is fulfilled
+
+    def surprise(self, prefix: str, texts: Sequence[str]) -> list[float | None]:
+        said = prefix.rpartition("Note: ")[2].removesuffix("\nPassage:")
+        return [5.0 - (said != UNSAID and fulfils(said, text)) for text in texts]
+
+
+def fulfils(said: str, text: str) -> bool:
+    """Whether a description of the test-bed is true of a word of a text."""
+    return any(testbed.fires(said, text.split(), False))
 
 
 def bench_with(models: dict[Hashable, object]) -> Bench:

@@ -89,7 +89,11 @@ class Scorer(Spec):
     """What ``Score.value`` is: also ``recall``, ``accuracy``, ``correlation``, ``AUROC``."""
 
     CHANCE: ClassVar[float] = 0.5
-    """The value that an explanation without worth comes to."""
+    """The value that an explanation without worth comes to; ``Score.extra["chance"]`` takes its place where a score
+    has one of its own."""
+
+    RANGE: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Least and greatest value that there can be."""
 
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     """Artifacts that it rests on beside ``mine`` and ``explain``: ``lm``, ``sae``, ``amplify``."""

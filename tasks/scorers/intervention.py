@@ -14,7 +14,8 @@ from pydantic import Field
 
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, printable
-from tasks.scorers._judging import generator, packed
+from tasks.scorers._choosing import generator
+from tasks.scorers._packs import packed
 from tasks.scorers.base import Answer, Bench, Score, Scorer, wilson
 
 SYSTEM = """\

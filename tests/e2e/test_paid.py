@@ -63,3 +63,19 @@ def test_the_plan_prices_llm_stages_and_opens_no_socket(world):
         stages = {s["stage"]: s for s in json.loads(done.stdout)["stages"]}
         assert stages["explain"]["usd"] > 0 and stages["score"]["usd"] > 0
         assert api.seen == []
+
+
+def test_sentences_of_the_corpus_are_explained_and_what_was_said_can_be_loaded_again(world):
+    with FakeAnthropic() as api:
+        told = run(world, api, "explainer=sentence", "explain.latents=top:3", "scorers=[detection]")
+        assert told.returncode == 0, told.stderr[-3000:]
+        asked = [json.loads(r["params"]["messages"][0]["content"]) for b in api.batches.values() for r in b.requests]
+        sentences = [text for body in asked for text in body.get("sentences", [])]
+        assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
+        files = (world / "saint-store/explain").glob("*/*/attempts/*/data/explanations.parquet")
+        file = max(files, key=lambda path: path.stat().st_mtime_ns)
+        paid = dict(api.paid)
+        again = run(world, api, "explainer=load", f"explainer.path={file}", "explain.latents=top:3", "scorers=[detection]")
+        assert again.returncode == 0 and api.paid == paid  # the same labels, so the same questions to the judge
+        other = run(world, api, "explainer=load", f"explainer.path={file}", "train.seed=77")
+        assert other.returncode == 2 and "its explanations are of the latents of train/" in other.stderr

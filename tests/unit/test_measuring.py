@@ -7,6 +7,7 @@ import importlib.util
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar, Literal
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 
 from artifacts.store import Opened, Store
 from flows.config import load
+from tasks.auroc import auroc
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window
 from tasks.explainers.lexical import Lexical
@@ -84,6 +86,19 @@ def test_windows_are_drawn_evenly_from_kinds_and_quantiles_by_seed():
     assert len({a.window_id for a in answers}) == 32
     assert answers == measured(scorer, examples=examples).answers != measured(scorer, examples=examples, seed=1).answers
     assert random.getstate() == state
+
+
+def test_example_embedding_is_a_difference_of_means_over_all_pairs():
+    examples, model = latent_examples(2, 12), BagOfWords()
+    found = measured(ExampleEmbedding(), examples=examples)
+    vectors = {w.window_id: model.passages([w.text])[0].astype(float) for w in examples.windows}
+    for answer in found.answers:
+        alike = {
+            active: [vectors[answer.window_id] @ vectors[w.window_id] for w in examples.train(active)]
+            for active in (True, False)
+        }
+        assert answer.probability == pytest.approx(fmean(alike[True]) - fmean(alike[False]), abs=1e-5)
+    assert found.value == auroc(*([a.probability for a in found.answers if a.truth == t] for t in (True, False))).value
 
 
 def test_examples_of_example_embedding_are_train_windows_and_what_is_measured_are_test_windows():
