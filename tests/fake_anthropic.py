@@ -1,4 +1,5 @@
-"""A local server that speaks the wire format of Anthropic's message batches, with switches for what goes wrong.
+"""A local server that speaks the wire format of Anthropic's messages and message batches, with switches for what goes
+wrong.
 
 It stands behind the real SDK, keeps a ledger of what it was paid for, and answers by a function of a request's
 params::
@@ -32,6 +33,10 @@ CUT_IN_A_LINE = "half a line"
 CUT_SILENTLY = "half a line, no sign of it"
 DUPLICATE, UNKNOWN, MISSING = "a line twice", "an unknown custom_id", "a line missing"
 REDIRECT = "redirect to a foreign host"
+HANG, HTML, GARBAGE = "never answer", "a web page", "half the JSON"
+"""Faults of ``message``: the request is taken, and paid for, but for the web page."""
+
+PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Who are you?</body></html>"
 SECONDS_PER_HOUR = 3600
 
 
@@ -109,15 +114,22 @@ class FakeAnthropic:
     """Method and path of everything that was asked."""
 
     before: Callable[[str], None] | None = None
-    """Called with ``create``, ``retrieve``, ``results`` or ``list`` before it is served."""
+    """Called with ``message``, ``create``, ``retrieve``, ``results`` or ``list`` before it is served."""
+
+    seconds: float = 0.0
+    """That the answer to a message takes."""
+
+    most_at_once: int = 0
+    """Messages that were being answered at the same time."""
 
     def __post_init__(self) -> None:
+        self._at_once = 0
+        self._ends = threading.Event()
         self._paid: Counter = Counter()
         self._paid_tokens = [0, 0]
         self._faults: dict[str, list[Any]] = {}
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> FakeAnthropic:
@@ -125,6 +137,7 @@ class FakeAnthropic:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ends.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -199,23 +212,45 @@ class FakeAnthropic:
                 given = succeeded(given)
             result = dict(given)
             if result["type"] == "succeeded":
-                tokens = len(json.dumps(params)) // 4, 20
-                self._paid[digest(params)] += 1
-                usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], **result["usage"]}
-                self._paid_tokens[0] += usage["input_tokens"]
-                self._paid_tokens[1] += usage["output_tokens"]
-                message = {
-                    "id": f"msg_{sum(self._paid.values())}",
-                    "type": "message",
-                    "role": "assistant",
-                    "model": params["model"],
-                    "content": result["content"],
-                    "stop_reason": result["stop_reason"],
-                    "stop_sequence": None,
-                    "usage": {**usage, "service_tier": "batch"},
-                }
-                result = {"type": "succeeded", "message": message}
+                result = {"type": "succeeded", "message": self._message(params, result, "batch")}
             batch.results[request["custom_id"]] = result
+
+    def _message(self, params: dict[str, Any], result: dict[str, Any], tier: str) -> dict[str, Any]:
+        """A message as it is sent, and paid for."""
+        tokens = len(json.dumps(params)) // 4, 20
+        usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], **result["usage"]}
+        with self._lock:
+            self._paid[digest(params)] += 1
+            self._paid_tokens[0] += usage["input_tokens"]
+            self._paid_tokens[1] += usage["output_tokens"]
+        return {
+            "id": f"msg_{sum(self._paid.values())}",
+            "type": "message",
+            "role": "assistant",
+            "model": params["model"],
+            "content": result["content"],
+            "stop_reason": result["stop_reason"],
+            "stop_sequence": None,
+            "usage": {**usage, "service_tier": tier},
+        }
+
+    def message(self, params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """What a single message is answered: HTTP status and body."""
+        assert not any(name in params for name in ("temperature", "top_p", "top_k"))
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self._ends.wait(self.seconds)
+            given = self.answer(params)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        if isinstance(given, dict) and given.get("type") == "errored":
+            return 400, given["error"]
+        if not (isinstance(given, dict) and given.get("type") == "succeeded"):
+            given = succeeded(given)
+        return 200, self._message(params, given, "standard")
 
     def lines(self, batch: _Batch, fault: Any) -> list[bytes]:
         assert batch.results is not None
@@ -225,6 +260,8 @@ class FakeAnthropic:
         rows = [json.dumps({"custom_id": id, "result": result}).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
+        if fault == GARBAGE:
+            rows[0] = b"<html>" + rows[0]
         if fault == DUPLICATE:
             spoiled = json.dumps({"custom_id": items[0][0], "result": {"type": "expired"}}).encode()
             rows.append(spoiled + b"\n")
@@ -240,6 +277,23 @@ def digest(params: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
+def page(handler: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict[str, str]) -> None:
+    """Send one whole answer."""
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.send_header("content-length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+
+    def handle_error(self, *_: object) -> None: ...  # a client that went away is no news
+
+
 class _Handler(BaseHTTPRequestHandler):
     api: FakeAnthropic
     protocol_version = "HTTP/1.1"
@@ -249,13 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def _send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(code)
-        for name, value in {"content-type": "application/json", "request-id": "req_1", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        headers = {"content-type": "application/json", "request-id": "req_1", **(headers or {})}
+        page(self, code, json.dumps(body).encode(), headers)
 
     def _drop(self) -> None:
         self.close_connection = True
@@ -269,7 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix("/v1/messages/batches").strip("/").split("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if method == "POST":
-            where = "create"
+            where = "message" if parts.path == "/v1/messages" else "create"
         elif path == [""]:
             where = "list"
         else:
@@ -285,6 +334,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(code, error, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
+        if where == "message":
+            return self._message(json.loads(body), fault)
+        if fault == HTML:
+            return page(self, 200, PAGE, {"content-type": "text/html"})
+        if fault == GARBAGE and where == "create":  # taken all the same
+            self.api.create(json.loads(body)["requests"])
+        if fault == GARBAGE and where != "results":
+            return page(self, 200, b'{"id": ', {"content-type": "application/json"})
         if where == "create":
             shown = self.api.create(json.loads(body)["requests"])
             return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)
@@ -298,6 +355,24 @@ class _Handler(BaseHTTPRequestHandler):
             batch.polls += 1
             return self._send(200, shown)
         return self._results(batch, fault)
+
+    def _message(self, params: dict[str, Any], fault: Any) -> None:
+        if fault == HTML:
+            return self._raw(200, PAGE, "text/html; charset=utf-8")
+        code, answer = self.api.message(params)
+        if fault == HANG:
+            self.api._ends.wait(60)
+        if fault in (HANG, DROP_AFTER_ACCEPTING):
+            return self._drop()
+        data = json.dumps(answer).encode()
+        self._raw(code, data[: len(data) // 2] if fault == GARBAGE else data, "application/json")
+
+    def _raw(self, code: int, data: bytes, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _list(self, query: dict[str, str]) -> None:
         every = list(reversed(self.api.batches.values()))

@@ -38,6 +38,9 @@ ROOT = Path(__file__).parents[2]
         (["lm=hf"], "lm.path and lm.hub_id are both null"),
         (["lm=hf", "lm.path=none"], "lm.path = 'none', but there is no such folder"),
         (["explainer=default"], "explainer = 'default', but it asks an LLM and client is none; use client=anthropic_batch"),
+        (["client=openai"], "client.model is not set, but this configuration needs it; add client.model=..."),
+        (["runtime.max_usd=-1"], "runtime.max_usd = -1, but"),
+        (["runtime.max_usd=few"], "runtime.max_usd = 'few', but"),
         (["runtime.mode=cloud"], "runtime.mode = 'cloud', but"),
         (["explain.latents=9:3"], "latents"),
         (["backend.root=/dev/null/store"], "backend.root = '/dev/null/store', but /dev/null cannot be written"),
@@ -77,6 +80,12 @@ def test_paths_may_hold_what_hydra_keeps_for_itself(tmp_path):
     write_corpus(tmp_path / "a,b (1)" / "c.parquet")
     found = load(["corpus=parquet", f"corpus.path={tmp_path}/a,b (1)/*.parquet"])
     assert found.corpus.path == f"{tmp_path}/a,b (1)/*.parquet"
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_no_limit_on_spending_is_typed_as_people_type_it(word):
+    assert load([f"runtime.max_usd={word}"]).runtime.max_usd is None
+    assert load(["runtime.max_usd=0.5"]).runtime.max_usd == 0.5
 
 
 def test_runtime_and_backend_move_no_key_and_everything_else_does(tmp_path):
