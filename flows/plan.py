@@ -264,7 +264,7 @@ class _Sizes:
             if line.stage == "explain":
                 times += explainer.NEEDS_CLIENT
             elif recipe.spec.scorer.needs_client(explainer.GIVES_PREDICATE):
-                times += 2 if recipe.spec.control else 1
+                times += 2 if recipe.spec.control and recipe.spec.scorer.USES_EXPLANATION else 1
         if client is None or not times:
             return 0.0
         if self.d_in is None and self.p.sae.n_latents is None:

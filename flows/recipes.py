@@ -9,6 +9,7 @@ from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
 from tasks.analysis.naming import titles
 from tasks.capture import capture
+from tasks.clients.base import Client
 from tasks.corpus import CorpusSpec, corpus
 from tasks.encode import EncodeSpec, encode
 from tasks.evaluate import evaluate
@@ -97,12 +98,15 @@ def asking(
     def inputs(kind: Explainer | Scorer) -> dict[str, Recipe]:
         return {name: extra[name] for name in sorted(kind.INPUTS)}
 
+    def judge(scorer: Scorer) -> Client | None:
+        return p.client if scorer.needs_client(False) else None  # who asks no LLM has one key, whatever the client
+
     if explained is None:
         p.explainer.check(sae=sae.address)
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))
-    specs = [validated(ScoreSpec, {**p.score, "scorer": s, "client": p.client}, "score") for s in p.scorers]
+    specs = [validated(ScoreSpec, {**p.score, "scorer": s, "client": judge(s)}, "score") for s in p.scorers]
     names = titles([spec.payload() for spec in specs], "scorer")
     scores = {
         f"score/{name}": score(spec, mine=mined, explain=explained, **inputs(spec.scorer))

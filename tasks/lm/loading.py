@@ -26,7 +26,7 @@ def source_of(opened: Opened) -> tuple[str, str | None]:
     if facts.get("path") is None:
         return str(opened.path / "model"), None
     from tasks.fingerprint import fingerprint
-    from tasks.lms.hf import MODEL_FILES
+    from tasks.lm.pretrained import MODEL_FILES
 
     now = fingerprint(facts["path"], MODEL_FILES)
     if now != facts["fingerprint"]:

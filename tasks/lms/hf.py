@@ -3,71 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from tasks.fingerprint import fingerprint
+from tasks.lm.pretrained import Pretrained
 from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
 from tasks.stage import Job, Summary
 
-MODEL_FILES = (".json", ".safetensors", ".model", ".txt")
-"""What a model folder is fingerprinted by; READMEs and images may change."""
 
-
-class HF(LMSpec):
-    """A pretrained model. Its own code is never run (``trust_remote_code`` is off), its pickles never opened."""
+class HF(Pretrained, LMSpec):
+    """A pretrained model, as it is."""
 
     kind: Literal["hf"] = "hf"
-
-    path: str | None = None
-    """Local folder with config.json, safetensors and tokenizer; null when ``hub_id`` is given."""
-
-    hub_id: str | None = None
-    """Id on the Hugging Face hub, such as ``openai-community/gpt2``."""
-
-    revision: str | None = None
-    """Commit on the hub, 40 hex characters."""
-
-    fingerprint: str | None = None
-    """Of the local folder; filled in when a run is composed."""
-
-    def payload(self) -> dict[str, Any]:
-        """Contents count, not where they lie."""
-        return {name: value for name, value in super().payload().items() if name != "path" or self.fingerprint is None}
 
     def pinned(self) -> Self:
         if self.path and self.hub_id:
             raise SpecError(f"lm.path = {self.path!r}, but lm.hub_id is {self.hub_id!r} too; set one of them to null")
-        if self.path:
-            folder = self._checked_folder()
-            return self.model_copy(
-                update={"path": str(folder), "fingerprint": fingerprint(folder, MODEL_FILES), "revision": None}
-            )
-        if not self.hub_id:
-            raise SpecError("lm.path and lm.hub_id are both null, but lm 'hf' needs a model; set one of them")
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise SpecError(
-                f"lm.revision = {self.revision!r}, but a key needs a fixed commit; take the 40-character commit "
-                f"from the page of {self.hub_id}, Files and versions, and set lm.revision to it"
-            )
-        return self
-
-    def _checked_folder(self) -> Path:
-        folder = Path(self.path or "").expanduser()
-        if not folder.is_dir():
-            raise SpecError(f"lm.path = {self.path!r}, but there is no such folder; name a folder with config.json in it")
-        if not (folder / "config.json").is_file():
-            raise SpecError(f"lm.path = {self.path!r}, but it has no config.json; name a Hugging Face model folder")
-        if not any(folder.glob("*.safetensors")):
-            pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-            fact = f"its weights are pickles only ({', '.join(pickles)})" if pickles else "it has no *.safetensors"
-            raise SpecError(
-                f"lm.path = {self.path!r}, but {fact}, and opening a pickle can run code; "
-                "save the model again with save_pretrained, which writes safetensors"
-            )
-        return folder.absolute()
+        return super().pinned()
 
     def facts(self) -> Facts | None:
         file = self._config_file()

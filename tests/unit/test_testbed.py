@@ -23,9 +23,12 @@ from tasks.explainers.lexical import Lexical
 from tasks.kinds import decode, kinds
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Bench, Score, Scorer
+from tasks.scorers.embedding import Embedding
+from tasks.scorers.surprisal import Surprisal
 from tasks.spec import Runtime
 from tests import testbed
 from tests.fake_anthropic import FakeAnthropic
+from tests.local_models import Executing, bench_with
 from tests.making import make
 from tests.testbed import LATENTS, Judge, Right, mined, right
 
@@ -59,7 +62,21 @@ def flipped(scorer: Any, accuracy: float, shown: LatentExamples) -> float:
     return (2 * accuracy - 1) * math.sqrt(share * (1 - share) / (said * (1 - said)))
 
 
+def all_but_places(scorer: Scorer, accuracy: float, shown: LatentExamples) -> float:
+    """A model that is shown text sees all latents but the one that fires on the first words."""
+    return 0.5 if shown.latent == testbed.POSITION else 1.0
+
+
+def knowing_all() -> Executing:
+    """A model that knows every description that is put to it here."""
+    latents = range(len(LATENTS))
+    said = [right(i).label for i in latents] + [anything(i).label for i in latents]
+    return Executing([*said, *(Lexical().read([], shown(i)).label for i in latents)])
+
+
 HOOKS: dict[str, list[Hook]] = {
+    "embedding": [Hook({}, all_but_places, lambda: bench_with({Embedding().embedder: knowing_all()}))],
+    "surprisal": [Hook({}, all_but_places, lambda: bench_with({Surprisal.READER: Executing([])}))],
     "detection": [Hook({"judge": "llm", **MANY}, as_right_as_the_judge)],
     "fuzzing": [
         Hook({"type": "default", **MANY}, as_right_as_the_judge),
@@ -75,6 +92,7 @@ HOOKS: dict[str, list[Hook]] = {
 """Every kind of scorer that can be held against a known value."""
 
 ELSEWHERE: dict[str, str] = {
+    "example_embedding": "hears no explanation; against its definition, pair by pair, in tests/unit/test_measuring.py",
     "generation": "needs a language model that reads the texts; on a planted one in tests/unit/test_amplify.py",
     "intervention": "needs continuations by a language model; on those of a planted one in tests/unit/test_amplify.py",
 }
