@@ -132,11 +132,11 @@ def loud(world: Path, kind: str, api, *more: str) -> subprocess.CompletedProcess
 def test_the_key_is_in_no_log_error_or_file_though_the_server_says_it_and_everything_is_logged(world, kind):
     told, codes = [], []
     with SERVERS[kind][0]() as api:
-        api.fault("create", status(429, message=SAID), fake.DROP_AFTER_ACCEPTING, status(401, message=SAID))
+        api.fault("create", status(429, message=SAID), status(401, message=SAID), fake.DROP_AFTER_ACCEPTING)
         api.fault("retrieve", status(529, message=SAID), fake.DROP_BEFORE_ACCEPTING)
         api.fault("results", fake.CUT_IN_A_LINE, status(503, message=SAID))
         while len(codes) < 3 and 0 not in codes:  # an error ends a run; the same command goes on
-            done = loud(world, kind, api, "explain.latents=60:64")
+            done = loud(world, kind, api, "explain.latents=60:72")
             told += [done.stdout, done.stderr]
             codes.append(done.returncode)
         assert codes == [1, 0], told[-1][-3000:]
