@@ -228,13 +228,15 @@ class _Sizes:
         n_latents = self.p.sae.size(self.d_in)
         return n_tokens, 8 * n_latents * self.d_in * line.missing, 4.0 * self.d_in * n_latents * n_tokens
 
-    def _mine_shard(self, line: Line) -> tuple[Any, Any, Any]:
+    def _encode(self, line: Line) -> tuple[Any, Any, Any]:
         if self.n_chars is None:
             return None, None, None
         n_tokens = round(self._n_tokens() * self._share(line))
+        k = getattr(self.p.sae, "k", None)  # kinds that fix how many latents are active say what the cache comes to
+        size = None if k is None else n_tokens * (8 * k + 12)
         if self.d_in is None:
-            return n_tokens, None, None
-        return n_tokens, None, 8.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
+            return n_tokens, size, None
+        return n_tokens, size, 2.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
 
     def _amplify(self, line: Line) -> tuple[Any, Any, Any]:
         if self.facts is None or self.d_in is None:
@@ -267,7 +269,8 @@ class _Sizes:
         chosen = parsed_latents(self.p.explain.get("latents", "all"))
         n_latents = counted(chosen, self.p.sae.size(self.d_in or 0))
         # Five characters a token, JSON around each: what a prompt of this many windows comes to.
-        windows = self.p.mine.n_top + self.p.mine.n_quantile + self.p.mine.n_random
-        text = "x" * (2000 + windows * self.p.mine.window_tokens * 10)
+        mining = self.p.mine
+        windows = mining.train_sampler.n + max((kind.n for kind in mining.negatives), default=0)
+        text = "x" * (2000 + windows * mining.windows.window_tokens * 10)
         one = client.estimate([Request(system="", user=text, max_tokens=400)]).usd
         return None if one is None else round(one * n_latents * times, 2)

@@ -8,11 +8,12 @@ from flows.config import Pipeline
 from tasks.amplify import AmplifySpec, amplify
 from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
+from tasks.encode import EncodeSpec, encode
 from tasks.evaluate import evaluate
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer
 from tasks.kinds import validated
-from tasks.mine import mine, mine_shard
+from tasks.mine import mine
 from tasks.normalise import NormaliseSpec, normalise
 from tasks.provide import ProvideSpec, provide
 from tasks.report import report
@@ -63,8 +64,8 @@ def recipes(p: Pipeline) -> Wanted:
         norm = normalise(NormaliseSpec(norm=p.norm), shards=training)
         sae = train(p.train, shards=training, validation=validation, norm=norm)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
-        surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in training + test]
-        mined = mine(p.mine, sae=sae, lm=lm, surveys=surveys)
+        encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in training + test]
+        mined = mine(p.mine, sae=sae, lm=lm, encoded=encoded)
         extra = {"lm": lm, "sae": sae, "corpus": text}
         p.explainer.check(sae=sae.address)
         if any("amplify" in kind.INPUTS for kind in (p.explainer, *p.scorers)):

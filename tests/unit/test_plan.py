@@ -44,7 +44,7 @@ def test_tokens_and_bytes_grow_with_hookpoints_but_the_time_of_the_pass_does_not
 
 def test_a_limit_on_tokens_is_kept_by_the_plan():
     found = planned("capture.max_tokens=1000", "capture.n_shards=4")
-    assert line(found, "capture").n_tokens == line(found, "mine_shard").n_tokens == 6 * 1000
+    assert line(found, "capture").n_tokens == line(found, "encode").n_tokens == 6 * 1000
 
 
 def test_dollars_are_for_what_an_llm_is_asked_and_for_nothing_else():
