@@ -137,6 +137,10 @@ class Activations:
 
         return np.searchsorted(self.context_offsets, row, side="right") - 1
 
+    def column(self, name: str, start: int, stop: int) -> np.ndarray:
+        """A part of one of the columns, which is not remembered. Raises ``ArtifactCorrupt``."""
+        return Rows.open(self.path / name, self.name).read(start, stop)
+
     def _column(self, name: str) -> np.ndarray:
         if name not in self._columns:
             rows = Rows.open(self.path / name, self.name)

@@ -15,8 +15,8 @@ from typing import Any
 from artifacts.store import Store
 from flows.places import Place, place
 from tasks.analyse import AnalyseSpec
-from tasks.asking import parsed_latents, selected
 from tasks.capture import CaptureSpec
+from tasks.choosing import counted, named_in_file, parsed_latents
 from tasks.clients.base import Client
 from tasks.corpora.base import Corpus
 from tasks.evaluate import EvaluateSpec
@@ -33,8 +33,13 @@ from tasks.spec import Runtime, SpecError
 from tasks.train import TrainSpec
 
 GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
+MINING = {
+    "windows": ("windows", "windows"), "train_sampler": ("sampler", "samplers"), "test_sampler": ("sampler", "samplers"),
+}  # fmt: skip
+"""Fields of the section mine that are kinds: group in conf/, and package."""
+
 SECTIONS = (
-    "scorers", "capture", "train", "evaluate", "mine", "explain", "score", "analyse", "report", "runtime", "backend",
+    "scorers", "capture", "train", "evaluate", "mine", "amplify", "explain", "score", "analyse", "report", "runtime", "backend",
 )  # fmt: skip
 
 
@@ -54,6 +59,7 @@ class Pipeline:
     train: TrainSpec
     evaluate: EvaluateSpec
     mine: MineSpec
+    amplify: dict[str, Any]
     explain: dict[str, Any]
     score: dict[str, Any]
     analyse: AnalyseSpec
@@ -79,6 +85,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -89,7 +96,12 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         groups = [o for o in parsed if _is_group(o.key_or_group)]
         config = copy.deepcopy(_composed_groups(tuple(o.input_line for o in groups)))
         # What Hydra does after composing. Apart, since jobs of a sweep differ in fields, and files cost most of the time.
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        fields = [o for o in parsed if o not in groups]
+        for override in fields:  # what names its kind replaces the kind that was there, and is not mixed with its fields
+            value = None if override.is_delete() else override.value()
+            if isinstance(value, dict) and "kind" in value and OmegaConf.select(config, override.key_or_group) is not None:
+                OmegaConf.update(config, override.key_or_group, None, merge=False)
+        ConfigLoaderImpl._apply_overrides_to_config(fields, config)
         return plain(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None
@@ -117,7 +129,9 @@ def in_grammar(override: str, sweep: bool = False) -> str:
     In a ``sweep``, commas part values, as they do everywhere else there.
     """
     name, sign, value = override.partition("=")
-    if sign and name.endswith(("path", "root", "url", "endpoint", "cache")) and value and value[0] not in "'\"[{" and value != "null":
+    is_path = name.endswith(("path", "root", "url", "endpoint", "cache"))
+    is_path = is_path or (name.endswith("latents") and any(map(named_in_file, value.split(","))))
+    if sign and is_path and value and value[0] not in "'\"[{" and value != "null":
         return f"{name}=" + ",".join(f"'{one}'" for one in (value.split(",") if sweep else [value]))
     return override
 
@@ -140,6 +154,8 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
     ``given``: the stage (``train``, ``mine``, ``explain``) up to which a store has all, so that nothing above it is checked.
     """
     known = {*GROUPS, *SECTIONS}
+    if named_in_file(latents := (config.get("explain") or {}).get("latents")):  # read once, and not where workers are
+        config = {**config, "explain": {**config["explain"], "latents": list(parsed_latents(latents))}}
     for name in sorted(set(config) - known):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"
@@ -153,17 +169,22 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
     if nouns["client"] is None and len(config["client"]) > 1:
         more = next(name for name in config["client"] if name != "kind")
         raise SpecError(f"client.{more} = {config['client'][more]!r}, but client is none; add client=anthropic_batch")
-    capture = dict(config["capture"])
+    capture, mining = dict(config["capture"]), dict(config["mine"])
+    for name, (group, package) in MINING.items():
+        if name in mining:
+            mining[name] = _kind(mining[name], group, package, f"mine.{name}")
+    mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
     runtime = validated(Runtime, config["runtime"], "runtime")
     found = Pipeline(
         **nouns,
-        scorers=_scorers(config["scorers"]),
+        scorers=_kinds(config["scorers"], "scorer", "scorers", "scorers"),
         hookpoints=hookpoints,
         capture=validated(CaptureSpec, {**capture, "hookpoint": hookpoints[0]}, "capture"),
         train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
-        mine=validated(MineSpec, config["mine"], "mine"),
+        mine=validated(MineSpec, mining, "mine"),
+        amplify=dict(config.get("amplify") or {}),
         explain=dict(config["explain"]),
         score=dict(config["score"]),
         analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
@@ -191,13 +212,15 @@ def _hookpoints(value: Any) -> tuple[str, ...]:
     return tuple(str(Hookpoint.parse(name, "capture.hookpoints")) for name in names)
 
 
-def _scorers(value: Any) -> tuple[Scorer, ...]:
-    """Scorers by name (with the fields of ``conf/scorer/<name>.yaml``) or as mappings with a ``kind``."""
-    found = []
-    for item in [value] if isinstance(value, (str, Mapping)) else list(value or []):
-        fields = item if isinstance(item, Mapping) else {"kind": item}
-        found.append(decode("tasks.scorers", {**_file("scorer", str(fields.get("kind"))), **fields}, "scorers"))
-    return tuple(found)
+def _kinds(value: Any, group: str, package: str, where: str) -> tuple[Any, ...]:
+    """Kinds by name (with the fields of ``conf/<group>/<name>.yaml``) or as mappings with a ``kind``."""
+    items = [value] if isinstance(value, (str, Mapping)) else list(value or [])
+    return tuple(_kind(item, group, package, where) for item in items)
+
+
+def _kind(item: Any, group: str, package: str, where: str) -> Any:
+    fields = item if isinstance(item, Mapping) else {"kind": item}
+    return decode(f"tasks.{package}", {**_file(group, str(fields.get("kind"))), **fields}, where).pinned()
 
 
 def _file(group: str, name: str) -> dict[str, Any]:
@@ -219,7 +242,8 @@ def _check_model(p: Pipeline) -> None:
         for hookpoint in p.hookpoints:
             Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
         p.sae.check(facts.d_model)
-        selected(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        p.explainer.check(p.sae.size(facts.d_model))
         if facts.context_length and p.capture.context_tokens > facts.context_length:
             raise SpecError(
                 f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "

@@ -13,8 +13,8 @@ from artifacts.store import Store
 from flows.config import Pipeline, pipeline
 from flows.lineage import Held, addressed, inputs_of, manifest_of, recipe_of
 from flows.recipes import Wanted, asking, page, recipes, windows
-from tasks.asking import parsed_latents, selected
 from tasks.capture import capture
+from tasks.choosing import counted, parsed_latents
 from tasks.evaluate import evaluate
 from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
@@ -95,9 +95,11 @@ def pipeline_of(config: Mapping[str, Any], goal: Goal | None) -> Pipeline:
         if source.explained is not None and not isinstance(source.explained, Held):
             p = replace(p, explainer=source.explained.spec.explainer)
     else:
-        selected(parsed_latents(p.explain.get("latents", "all")), source.n_latents)
+        counted(parsed_latents(p.explain.get("latents", "all")), source.n_latents)
+        p.explainer.check(source.n_latents, source.sae.address)
     more: dict[str, Any] = {"lm": Unknown(), "hookpoints": (source.hookpoint,)}
-    more["sae"] = p.sae.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
+    shape = p.sae if isinstance(source.sae, Held) else source.sae.spec.sae
+    more["sae"] = shape.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
     if not isinstance(source.sae, Held):
         more["train"] = source.sae.spec
     if source.shards and not isinstance(source.shards[0], Held):
@@ -146,7 +148,8 @@ def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
     if mined is None:
         assert test is not None, "an SAE without windows has its captures, or source_of would have raised"
         mined = windows(p, lm, sae, [*source.shards, test])
-    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, lm, sae, mined, source.explained)}
+    given = {"lm": lm, "sae": sae} | ({} if test is None else {"corpus": test.inputs["corpus"]})
+    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, given, mined, source.explained)}
     if goal.report:
         if test is None:
             raise SpecError(

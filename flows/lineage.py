@@ -17,13 +17,15 @@ from artifacts.errors import ArtifactNotFound
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Store
+from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import AnalyseSpec, analyse
 from tasks.capture import CaptureSpec, capture
 from tasks.corpus import CorpusSpec, corpus
+from tasks.encode import EncodeSpec, encode
 from tasks.evaluate import EvaluateSpec, evaluate
 from tasks.explain import ExplainSpec, explain
 from tasks.kinds import decode, spec_class
-from tasks.mine import MineSpec, SurveySpec, mine, mine_shard
+from tasks.mine import MineSpec, mine
 from tasks.normalise import NormaliseSpec, normalise
 from tasks.provide import ProvideSpec, provide
 from tasks.score import ScoreSpec, score
@@ -68,8 +70,9 @@ _STAGES: dict[str, tuple[Stage, Callable[[Mapping[str, Any]], Spec]]] = {
         (capture, partial(revived, CaptureSpec)),
         (train, partial(revived, TrainSpec)),
         (evaluate, partial(revived, EvaluateSpec)),
-        (mine_shard, partial(revived, SurveySpec)),
+        (encode, partial(revived, EncodeSpec)),
         (mine, partial(revived, MineSpec)),
+        (amplify, partial(revived, AmplifySpec)),
         (explain, partial(revived, ExplainSpec)),
         (score, partial(revived, ScoreSpec)),
         (analyse, partial(revived, AnalyseSpec)),

@@ -14,8 +14,8 @@ from flows.config import Pipeline
 from flows.lineage import Held, refuse
 from flows.recipes import Wanted
 from flows.sweep import Job, wanted
-from tasks.asking import parsed_latents, selected
 from tasks.capture import expected
+from tasks.choosing import counted, parsed_latents
 from tasks.lms.base import Facts
 from tasks.realising import Seen, missing
 from tasks.stage import Recipe
@@ -233,13 +233,26 @@ class _Sizes:
         n_latents = self.p.sae.size(self.d_in)
         return n_tokens, 8 * n_latents * self.d_in * line.missing, 4.0 * self.d_in * n_latents * n_tokens
 
-    def _mine_shard(self, line: Line) -> tuple[Any, Any, Any]:
+    def _encode(self, line: Line) -> tuple[Any, Any, Any]:
         if self.n_chars is None:
             return None, None, None
         n_tokens = round(self._n_tokens() * self._share(line))
+        k = getattr(self.p.sae, "k", None)  # kinds that fix how many latents are active say what the cache comes to
+        size = None if k is None else n_tokens * (8 * k + 12)
         if self.d_in is None:
-            return n_tokens, None, None
-        return n_tokens, None, 8.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
+            return n_tokens, size, None
+        return n_tokens, size, 2.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
+
+    def _amplify(self, line: Line) -> tuple[Any, Any, Any]:
+        if self.facts is None or self.d_in is None:
+            return None, None, None
+        n_tokens = 0
+        for spec in (recipe.spec for recipe in self.todo if recipe.stage.name == "amplify"):
+            n_latents = counted(parsed_latents(spec.latents), self.p.sae.size(self.d_in))
+            n_prompts = len(spec.prompts) + spec.n_window_prompts
+            tries = 1 if spec.strength is not None else 1 + spec.max_tries // 2
+            n_tokens += n_latents * n_prompts * (4 * tries + spec.n_tokens)  # prompts have about four
+        return n_tokens, None, 24.0 * n_tokens * self.facts.n_layers * self.d_in**2
 
     def _usd(self, line: Line) -> float | None:
         """Expected cost of what is to be explained or scored; None where the number of latents is not known yet."""
@@ -250,7 +263,7 @@ class _Sizes:
                 continue
             if line.stage == "explain":
                 times += explainer.NEEDS_CLIENT
-            elif recipe.spec.scorer.needs_client(not explainer.NEEDS_CLIENT):  # who asks no LLM gives a predicate
+            elif recipe.spec.scorer.needs_client(explainer.GIVES_PREDICATE):
                 times += 2 if recipe.spec.control else 1
         if client is None or not times:
             return 0.0
@@ -259,9 +272,10 @@ class _Sizes:
         from tasks.clients.base import Request
 
         chosen = parsed_latents(self.p.explain.get("latents", "all"))
-        n_latents = len(selected(chosen, self.p.sae.size(self.d_in or 0)))
+        n_latents = counted(chosen, self.p.sae.size(self.d_in or 0))
         # Five characters a token, JSON around each: what a prompt of this many windows comes to.
-        windows = self.p.mine.n_top + self.p.mine.n_quantile + self.p.mine.n_random
-        text = "x" * (2000 + windows * self.p.mine.window_tokens * 10)
+        mining = self.p.mine
+        windows = mining.train_sampler.n + max((kind.n for kind in mining.negatives), default=0)
+        text = "x" * (2000 + windows * mining.windows.window_tokens * 10)
         one = client.estimate([Request(system="", user=text, max_tokens=400)]).usd
         return None if one is None else round(one * n_latents * times, 2)

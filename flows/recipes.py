@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flows.config import Pipeline
+from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
 from tasks.analysis.naming import titles
 from tasks.capture import capture
 from tasks.corpus import CorpusSpec, corpus
+from tasks.encode import EncodeSpec, encode
 from tasks.evaluate import evaluate
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer
 from tasks.kinds import validated
-from tasks.mine import mine, mine_shard
+from tasks.mine import mine
 from tasks.normalise import NormaliseSpec, normalise
 from tasks.provide import ProvideSpec, provide
 from tasks.report import report
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Scorer
+from tasks.spec import SpecError
 from tasks.stage import Recipe
 from tasks.train import train
 
@@ -67,7 +70,7 @@ def recipes(p: Pipeline) -> Wanted:
         mined = windows(p, lm, sae, training + test)
         named = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
-            **asking(p, lm, sae, mined),
+            **asking(p, {"corpus": text, "lm": lm, "sae": sae}, mined),
         }  # fmt: skip
         named["report"] = page(p, named)
         wanted.finals.append(named["report"])
@@ -77,18 +80,33 @@ def recipes(p: Pipeline) -> Wanted:
 
 def windows(p: Pipeline, lm: Recipe, sae: Recipe, shards: list[Recipe]) -> Recipe:
     """The windows that explainers and scorers see of an SAE, from captures of splits train and test."""
-    surveys = [mine_shard(p.mine.survey(), sae=sae, shard=shard) for shard in shards]
-    return mine(p.mine, sae=sae, lm=lm, surveys=surveys)
+    encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in shards]
+    return mine(p.mine, sae=sae, lm=lm, encoded=encoded)
 
 
-def asking(p: Pipeline, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recipe | None = None) -> dict[str, Recipe]:
-    """All that comes after the windows: stages ``explain`` (if it is not given), ``score/<name>`` and ``analyse``."""
-    extra = {"lm": lm, "sae": sae}
+def asking(
+    p: Pipeline, given: dict[str, Recipe], mined: Recipe, explained: Recipe | None = None
+) -> dict[str, Recipe]:
+    """All that comes after the windows: stages ``explain`` (if it is not given), ``score/<name>`` and ``analyse``.
+
+    ``given`` is what kinds may name in ``INPUTS``: ``lm``, ``sae``, and ``corpus`` where it is known.
+    """
+    extra = dict(given)
+    if any("amplify" in kind.INPUTS for kind in ([] if explained else [p.explainer]) + list(p.scorers)):
+        chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
+        spec = validated(AmplifySpec, chosen, "amplify")
+        extra["amplify"] = amplify(spec, lm=extra["lm"], sae=extra["sae"], mine=mined)
 
     def inputs(kind: Explainer | Scorer) -> dict[str, Recipe]:
+        for name in kind.INPUTS - extra.keys():
+            raise SpecError(
+                f"{getattr(kind, 'kind', kind)} needs the {name} that the SAE was trained on, but the store no longer knows it; "
+                "use another kind, or make the SAE anew with saint run"
+            )
         return {name: extra[name] for name in sorted(kind.INPUTS)}
 
     if explained is None:
+        p.explainer.check(sae=extra["sae"].address)
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))
@@ -99,6 +117,7 @@ def asking(p: Pipeline, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recip
         for name, spec in zip(names, specs, strict=True)
     }
     return {
+        **{name: recipe for name, recipe in extra.items() if name == "amplify"},
         "explain": explained, **scores,
         "analyse": analyse(p.analyse, mine=mined, explain=explained, scores=list(scores.values())),
     }  # fmt: skip

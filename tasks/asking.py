@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from artifacts.errors import ArtifactError
 from tasks.clients.base import Client, ClientError, Reply, Request
 from tasks.lazy import pa, pq
+from tasks.replies import Replies
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
-    from tasks.explainers.base import LatentExamples
+    from tasks.explainers.base import LatentExamples, Sentence
     from tasks.stage import Job
 
 T = TypeVar("T")
 
 _ROWS = 2000
 """Rows gathered before they are written."""
-
-
-def parsed_latents(latents: Any, where: str = "explain.latents") -> str | tuple[int, ...]:
-    """A choice of latents in its one spelling: ``all``, ``first:past``, or ascending numbers. Raises ``SpecError``."""
-    if isinstance(latents, int) and not isinstance(latents, bool):
-        latents = [latents]
-    if isinstance(latents, str):
-        text = latents.replace(" ", "")
-        if text == "all" or (re.fullmatch(r"\d*:\d*", text) and text != ":"):
-            return text
-        raise SpecError(
-            f"{where} = {latents!r}, but a choice of latents is all, a range such as 0:100 (the last is left out), "
-            "or a list such as [3,17]; write one of these"
-        )
-    numbers = list(latents) if isinstance(latents, (list, tuple)) else [None]
-    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        raise SpecError(f"{where} = {latents!r}, but a list of latents holds numbers from 0 up; write it as in [3,17]")
-    return tuple(sorted(set(numbers)))
-
-
-def selected(latents: str | Sequence[int], n_latents: int, where: str = "explain.latents") -> range | list[int]:
-    """The latents chosen, ascending. Raises ``SpecError`` when the SAE does not have them."""
-    if latents == "all":
-        return range(n_latents)
-    if isinstance(latents, str):
-        first, past = latents.split(":")
-        found = range(n_latents)[int(first or 0) : int(past or n_latents)]
-        if not found:
-            raise SpecError(
-                f"{where} = {latents!r}, but the SAE has latents 0 to {n_latents - 1}; use a range within 0:{n_latents}"
-            )
-        return found
-    if latents and max(latents) >= n_latents:
-        raise SpecError(
-            f"{where} = {list(latents)}, but the SAE has latents 0 to {n_latents - 1}; leave out {max(latents)}"
-        )
-    return list(latents)
 
 
 def shown(job: Job, latents: Sequence[int]) -> Iterator[LatentExamples]:
@@ -70,8 +34,14 @@ def shown(job: Job, latents: Sequence[int]) -> Iterator[LatentExamples]:
         from tasks.amplify import amplified as read
 
         amplified = read(job.one("amplify"))
-    for found in examples(job.one("mine"), list(latents)):
-        yield dataclasses.replace(found, amplified=amplified[found.latent]) if found.latent in amplified else found
+    latents = sorted(set(latents))
+    sentences: Iterable[tuple[Sentence, ...]] = itertools.repeat(())
+    if "corpus" in job.inputs:
+        from tasks.mining.sentences import ranked_sentences
+
+        sentences = ranked_sentences(job.one("mine").path, job.one("corpus").path, latents)
+    for found, ranked in zip(examples(job.one("mine"), latents), sentences, strict=False):
+        yield dataclasses.replace(found, amplified=amplified.get(found.latent), sentences=ranked)
 
 
 class Questions(Iterable[Request]):
@@ -84,15 +54,19 @@ class Questions(Iterable[Request]):
         return self._make()
 
 
-def ask(job: Job, client: Client, make: Callable[[], Iterator[Request]]) -> dict[str, Reply]:
+def ask(job: Job, client: Client, make: Callable[[], Iterator[Request]]) -> Mapping[str, Reply]:
     """All replies by digest. Raises ``ClientError`` when there are questions and not one came to an answer."""
-    replies: dict[str, Reply] = {}
+    replies, answered = Replies(), False
+    reasons: Counter[str] = Counter()
     for reply in client.answer(Questions(make), job.journal, job.runtime, job.progress):
-        replies[reply.digest] = reply
+        replies.add(reply)
+        if reply.status in ("errored", "expired", "canceled", "missing"):
+            reasons[f"{reply.status} ({reply.detail})"] += 1
+        else:
+            answered = True
     job.attempt.check()
-    unanswered = ("errored", "expired", "canceled", "missing")
-    if replies and all(reply.status in unanswered for reply in replies.values()):
-        (why, n) = Counter(f"{r.status} ({r.detail})" for r in replies.values()).most_common(1)[0]
+    if replies and not answered:
+        ((why, n),) = reasons.most_common(1)
         raise ClientError(
             f"{len(replies):,} requests were sent to the LLM, but not one was answered, {n:,} of them: {why}; "
             "mend that and give the same command, which asks again only what can still be answered"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
-from tasks.asking import Bill, Rows, Troubles, ask, parsed_latents, selected, shown
+from tasks.asking import Bill, Rows, Troubles, ask, shown
+from tasks.choosing import chosen, parsed_latents
 from tasks.clients.base import Client, Request
+from tasks.explainers._files import ORIGIN
 from tasks.explainers.base import Explainer, Explanation, LatentExamples
 from tasks.lazy import pa, pq
 from tasks.spec import Spec, SpecError
@@ -30,7 +32,8 @@ class ExplainSpec(Spec):
     """The LLM asked; null for explainers that ask none."""
 
     latents: Annotated[str | tuple[int, ...], BeforeValidator(parsed_latents)] = "all"
-    """``all``, a range such as ``0:100``, or a list of latents."""
+    """``all``, a range such as ``0:100``, a list of latents, ``file:PATH`` with such a list, or ``top:100``: the latents
+    of most interest (``tasks/mining/interest.py``)."""
 
 
 @stage("explain", version=1, tags=("llm",))
@@ -45,7 +48,9 @@ def explain(job: Job[ExplainSpec]) -> Summary:
         raise SpecError(
             f"client is none, but explainer {getattr(explainer, 'kind', '')!r} asks an LLM; use client=anthropic_batch"
         )
-    latents = selected(spec.latents, pq.read_metadata(mined.path / "latents.parquet").num_rows)
+    latents = chosen(spec.latents, mined)
+    origin = origin_of(mined)
+    explainer.check(origin["n_latents"], origin["sae"])
     troubles = Troubles()
 
     def requests_of(found: LatentExamples) -> list[Request]:
@@ -60,7 +65,7 @@ def explain(job: Job[ExplainSpec]) -> Summary:
     statuses: Counter[str] = Counter()
     bill, model = Bill(), getattr(client, "model", None)
     with (
-        Rows(job.out / "explanations.parquet", _schema()) as rows,
+        Rows(job.out / "explanations.parquet", _schema().with_metadata({ORIGIN: json.dumps(origin)})) as rows,
         job.progress.bar("explain", len(latents), "latents") as bar,
     ):
         for found in shown(job, list(latents)):
@@ -94,6 +99,14 @@ def explain(job: Job[ExplainSpec]) -> Summary:
             bar.advance(1, usd=round(bill.usd or 0.0, 4))
     troubles.raise_if_all()
     return {"n": len(latents), "n_ok": statuses["ok"], "statuses": dict(sorted(statuses.items())), **bill.summary()}
+
+
+def origin_of(mined: Opened) -> dict[str, Any]:
+    """Of which SAE a mine artifact, and so what is said on the ground of it, is: that of the artifact with the SAE, where
+    it is an input, and the number of latents. Travels with explanations as metadata, so that they are put to no other."""
+    sae = mined.manifest.inputs.get("sae")
+    n_latents = pq.read_metadata(mined.path / "latents.parquet").num_rows
+    return {"sae": sae if isinstance(sae, str) else None, "n_latents": n_latents, "mine": f"{mined.artifact.stage}/{mined.artifact.key}"}
 
 
 def _failed(latent: int, why: str) -> Explanation:

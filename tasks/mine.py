@@ -1,280 +1,195 @@
 """Mine: for every latent, where it fires, how strongly, and where it does not though one might think so.
 
-Two stages: ``mine_shard`` surveys one captured shard in one pass, ``mine`` merges the surveys. Windows of the train split
-are for explainers, windows of the test split for scorers; splits share no document.
+Reads the latent caches of the train and the test split, one latent after the other, and writes as it goes: memory is one
+latent, a row group and a few numbers per latent. Windows of the train split are for explainers, windows of the test split
+for scorers; splits share no document.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from artifacts.activations import Activations
-from tasks.explainers.base import LatentExamples, Window
-from tasks.lazy import np, pa, pc, pq, torch
-from tasks.mining.kept import Columns, by_strength, taken
-from tasks.mining.merge import Merged
-from tasks.mining.survey import Survey, histogram_edges
-from tasks.spec import Spec
+from tasks.lazy import np, pa, pq
+from tasks.mining.cache import Encoded, LatentCache
+from tasks.mining.promoted import write_promoted
+from tasks.mining.reading import examples
+from tasks.mining.single_token import SingleTokens, SingleTokenSpec
+from tasks.mining.split import Kept, Split
+from tasks.mining.statistics import histogram_edges
+from tasks.mining.tables import Growing, lists, sentences_schema, windows_schema
+from tasks.negatives.base import Negatives
+from tasks.negatives.near_miss import NearMiss
+from tasks.negatives.random import RandomNegatives
+from tasks.samplers.base import Sampler
+from tasks.samplers.mix import Mix
+from tasks.samplers.quantiles import Quantiles
+from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Summary, stage
+from tasks.windows.base import Windows
+from tasks.windows.centred import Centred
 
-if TYPE_CHECKING:
-    from artifacts.store import Opened
-    from tasks.trained import TrainedSAE
+__all__ = ["MineSpec", "examples", "mine"]
 
-_ENCODE_ROWS = 4096
-_LOGIT_LATENTS = 256
+_STEP = 64
+"""Latents after which a person is told, and the lease looked at."""
 
 
-class SurveySpec(Spec):
+class MineSpec(Spec):
     """What is kept of each latent."""
 
-    window_tokens: int = Field(32, ge=4)
-    """Tokens of a window, three quarters of them before the peak, clipped to its context."""
+    windows: Windows = Centred()
+    """The text shown around an activation."""
 
-    n_top: int = Field(20, ge=1)
-    """Strongest contexts kept per latent, of the train split."""
+    train_sampler: Sampler = Mix()
+    """Which activating windows explainers see."""
 
-    n_quantile: int = Field(40, ge=1)
-    """Contexts sampled per latent over its whole range of activation, of each split."""
+    test_sampler: Sampler = Quantiles()
+    """Which activating windows scorers see."""
 
-    n_quantiles: int = Field(10, ge=1)
-    """Slices, by rank, that the sample is told apart in; 0 is the strongest."""
+    negatives: tuple[Negatives, ...] = (RandomNegatives(), NearMiss())
+    """Kinds of non-activating windows of either split, drawn in this order."""
+
+    min_examples: int = Field(1, ge=1)
+    """Activating windows of a split without which a latent gets no windows of that split; the summary counts those."""
 
     n_sentences: int = Field(10, ge=1)
-    """Sentences kept per latent and ranking (mean, max, last)."""
+    """Sentences kept per latent, split and ranking (mean, max, last)."""
 
     n_pool: int = Field(2048, ge=1)
     """Windows drawn at random per split, from which non-activating ones are taken."""
 
-    block_rows: int = Field(8192, ge=256)
-    """Rows taken at a time: more is faster and needs more memory."""
-
-    seed: int = 0
-
-
-class MineSpec(SurveySpec):
-    """What is kept of each latent, non-activating windows included."""
-
-    n_random: int = Field(40, ge=0)
-    """Random non-activating windows per latent and split."""
-
-    n_near_miss: int = Field(20, ge=0)
-    """Non-activating windows that share a token with the latent's peaks, per latent and split."""
-
     n_promoted: int = Field(10, ge=1)
     """Tokens listed that a decoder row pushes up, and down."""
 
-    def survey(self) -> SurveySpec:
-        """The part that a shard's survey depends on."""
-        return SurveySpec(**{name: getattr(self, name) for name in SurveySpec.model_fields})
+    single_token: SingleTokenSpec = SingleTokenSpec()
+    """When a latent counts as standing for one token."""
+
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _each_once(self) -> MineSpec:
+        names = [str(kind.kind) for kind in self.negatives]  # type: ignore[attr-defined]
+        if len(set(names)) < len(names):
+            raise SpecError(f"mine.negatives = {names}, but it names one twice; name each once")
+        return self
+
+    def kept(self, split: str) -> Kept:
+        """What is kept of a latent in one split."""
+        return Kept(
+            self.windows, self.train_sampler if split == "train" else self.test_sampler, self.negatives,
+            self.min_examples, self.n_sentences, self.n_pool, self.seed,
+        )  # fmt: skip
 
 
-@stage("mine_shard", version=1, tags=("gpu",))
-def mine_shard(job: Job[SurveySpec]) -> Summary:
-    """Survey one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture)."""
-    from tasks.lm.loading import device_of
-    from tasks.trained import TrainedSAE
-
-    shard = job.one("shard")
-    sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
-    rows = Activations.open(shard.path, str(shard.artifact))
-    survey = Survey(job.spec, sae.n_latents, rows, shard.summary["split"])
-    device = sae.W_dec_ND.device
-    with job.progress.bar(f"mine {shard.summary['split']}", rows.n_rows, "tokens") as bar:
-        for start, stop in survey.blocks():
-            index, value = [], []
-            for first in range(start, stop, _ENCODE_ROWS):
-                found = sae.encode(rows.activations(first, min(first + _ENCODE_ROWS, stop)).to(device))
-                index.append(found.index_BK.cpu().numpy())
-                value.append(found.value_BK.cpu().numpy())
-            survey.take(start, stop, np.concatenate(index), np.concatenate(value))
-            job.attempt.check()
-            bar.advance(stop - start)
-    np.savez(job.out / "survey.npz", **survey.arrays())
-    return {"n_rows": rows.n_rows, "split": shard.summary["split"], "n_latents": sae.n_latents}
-
-
-@stage("mine", version=1)
+@stage("mine", version=2)
 def mine(job: Job[MineSpec]) -> Summary:
-    """Merge the surveys. Inputs: ``sae``, ``lm``, ``surveys`` (stage mine_shard, of splits train and test)."""
+    """Go through the latents. Inputs: ``sae``, ``lm``, ``encoded`` (stage encode, of splits train and test)."""
     from tasks.lm.language_model import LanguageModel
     from tasks.trained import TrainedSAE
 
-    spec = job.spec
-    sae = TrainedSAE.open(job.one("sae"))
-    merged = {}
-    for split in ("train", "test"):
-        surveys = []
-        for opened in job.many("surveys"):
-            if opened.summary["split"] == split:
-                with np.load(opened.path / "survey.npz") as arrays:
-                    surveys.append(dict(arrays))
-        merged[split] = Merged(surveys, spec.survey(), sae.n_latents, split)
+    spec, sae = job.spec, TrainedSAE.open(job.one("sae"))
     lm = LanguageModel.open(job.one("lm"), job.runtime)
     texts = lm.token_strings()
     (job.out / "tokens.json").write_text(json.dumps(texts))
-    windows = pa.concat_tables([table for split in merged for table in _window_tables(merged[split], spec)])
-    windows = windows.take(pc.sort_indices(windows, [("latent", "ascending")]))  # stable: the order within a latent stays
-    pq.write_table(windows, job.out / "windows.parquet", compression="zstd", row_group_size=1 << 16)
-    pq.write_table(_sentence_table(merged), job.out / "sentences.parquet", compression="zstd")
-    pq.write_table(_latent_table(merged["train"]), job.out / "latents.parquet", compression="zstd")
-    counts = merged["train"].token_counts
-    pq.write_table(
-        pa.table({"token_id": np.arange(len(counts), dtype=np.int32), "count": counts}), job.out / "token_counts.parquet"
-    )
-    pq.write_table(_promoted_table(lm, sae, texts, spec.n_promoted), job.out / "promoted.parquet", compression="zstd")
-    fires = merged["train"].n_fires
+    write_promoted(job.out / "promoted.parquet", lm, sae, texts, spec.n_promoted)
+    del lm
+    splits = []
+    for name in ("train", "test"):
+        shards = [Encoded.open(opened) for opened in job.many("encoded") if opened.summary["split"] == name]
+        cache = LatentCache(shards, job.attempt.scratch / name)
+        splits.append(Split(name, cache, spec.kept(name), sae, texts, job.runtime))
+        splits[-1].ground.progress = job.progress
+    train, test = splits
+    check_apart(train, test)
+    with job.progress.bar("mine", sae.n_latents, "latents") as bar:
+
+        def step(n: int) -> None:
+            job.attempt.check()
+            bar.advance(n)
+
+        found = written(job.out, spec, train, test, step)
+    return {"n_latents": sae.n_latents, **found, "histogram_edges": histogram_edges(), "hookpoint": sae.hookpoint}
+
+
+def written(out: Path, spec: MineSpec, train: Split, test: Split, step: Callable[[int], None]) -> Summary:
+    """Write the tables of all latents but what they promote, and return their figures. Tells ``step`` of latents done."""
+    n_latents = train.cache.n_latents
+    skipped = {split.name: Counter[str]() for split in (train, test)}
+    active, silent = Counter[str](), Counter[str]()
+    tokens = SingleTokens(spec.single_token, n_latents)
+    with (
+        Growing(out / "windows.parquet", windows_schema()) as windows,
+        Growing(out / "sentences.parquet", sentences_schema()) as sentences,
+    ):
+        for latent in range(n_latents):
+            for split in (train, test):
+                found = split.of(latent)
+                for columns in split.sentences(found):
+                    sentences.add(columns)
+                if split is train:
+                    tokens.look(latent, train.peak_tokens(found), train.random(latent, "single token"))
+                if why := split.lacks(found):
+                    skipped[split.name][why] += 1
+                    continue
+                columns = split.windows(found)
+                windows.add(columns)
+                n = int((columns["strength"] > 0).sum())
+                active.update(columns["group"][:n])
+                silent.update(columns["group"][n:])
+            windows.latent_ends()
+            sentences.latent_ends()
+            if latent % _STEP == _STEP - 1 or latent + 1 == n_latents:
+                step(latent % _STEP + 1)
+    pq.write_table(latent_table(train, tokens), out / "latents.parquet", compression="zstd")
+    counts = train.token_counts()
+    ids = np.arange(len(counts), dtype=np.int32)
+    pq.write_table(pa.table({"token_id": ids, "count": counts}), out / "token_counts.parquet")
+    n_alive = int((train.cache.n_fires > 0).sum())
     return {
-        "n_latents": sae.n_latents,
-        "n_alive": int((fires > 0).sum()),
-        "n_tokens": merged["train"].n_tokens,
-        "n_windows": windows.num_rows,
-        "histogram_edges": histogram_edges(),
-        "hookpoint": sae.hookpoint,
+        "n_alive": n_alive,
+        "fraction_alive": n_alive / max(1, n_latents),
+        "n_single_token": int(tokens.weak.sum()),
+        "n_single_token_strong": int(tokens.strong.sum()),
+        "n_tokens": train.cache.n_rows,
+        "n_windows": windows.n_rows,
+        "n_activating": dict(sorted(active.items())),
+        "n_silent": dict(sorted(silent.items())),
+        "n_without_windows": {name: dict(sorted(found.items())) for name, found in skipped.items()},
     }
 
 
-def _window_tables(merged: Merged, spec: MineSpec) -> Iterator[pa.Table]:
-    """Activating windows, then non-activating ones, of one split."""
-    if merged.windows is not None:
-        found = merged.windows
-        order = np.lexsort((found["rank"], found["latent"]))
-        found = taken(found, order)
-        group = np.where(found["sampled"], "quantile", "top")
-        yield _windows(merged.split, found, group, found["values"], found["quantile"], found["value"])
-    chosen = merged.negatives(spec)
-    pool = taken({n: v for n, v in merged.pool.items() if n != "peak"}, chosen["window"])
-    columns = {**pool, "latent": chosen["latent"], "peak": chosen["peak"], "rank": chosen["rank"]}
-    n = len(chosen["latent"])
-    group = np.where(chosen["near"], "near_miss", "random")
-    values = np.zeros((n, spec.window_tokens), np.float32)
-    yield _windows(merged.split, columns, group, values, np.full(n, -1), np.zeros(n, np.float32))
-
-
-def _windows(
-    split: str, columns: Columns, group: np.ndarray, values: np.ndarray, quantile: np.ndarray, strength: np.ndarray
-) -> pa.Table:
-    tokens = columns["tokens"]
-    inside = tokens >= 0
-    offsets = np.concatenate([[0], np.cumsum(inside.sum(1))]).astype(np.int32)
-    ids = [f"{split}/{d}/{p}" for d, p in zip(columns["document_id"].tolist(), columns["place"].tolist(), strict=True)]
-    return pa.table(
-        {
-            "latent": columns["latent"].astype(np.int32),
-            "window_id": pa.array(ids, pa.string()),
-            "split": pa.array([split] * len(ids), pa.string()),
-            "group": pa.array(group.tolist(), pa.string()),
-            "rank": columns["rank"].astype(np.int32),
-            "quantile": quantile.astype(np.int32),
-            "document_id": columns["document_id"].astype(np.int32),
-            "sentence_id": columns["sentence_id"].astype(np.int32),
-            "tokens": pa.ListArray.from_arrays(offsets, tokens[inside]),
-            "values": pa.ListArray.from_arrays(offsets, values[inside]),
-            "peak": columns["peak"].astype(np.int32),
-            "starts_context": columns["starts_context"],
-            "strength": strength.astype(np.float32),
-        }
-    )
-
-
-def _sentence_table(merged: dict[str, Merged]) -> pa.Table:
-    parts = []
-    for split, found in merged.items():
-        for ranking, columns in found.sentences.items():
-            columns = taken(columns, np.lexsort((columns["rank"], columns["latent"])))
-            parts.append(
-                pa.table(
-                    {
-                        "latent": columns["latent"].astype(np.int32),
-                        "ranking": pa.array([ranking] * len(columns["latent"]), pa.string()),
-                        "rank": columns["rank"].astype(np.int32),
-                        "sentence_id": columns["sentence_id"].astype(np.int32),
-                        "document_id": columns["document_id"].astype(np.int32),
-                        "split": pa.array([split] * len(columns["latent"]), pa.string()),
-                        "value": columns["value"],
-                    }
-                )
-            )
-    return pa.concat_tables(parts) if parts else pa.table({"latent": pa.array([], pa.int32())})
-
-
-def _latent_table(found: Merged) -> pa.Table:
-    share, token = np.zeros(found.n), np.full(found.n, -1, np.int64)
-    if found.windows is not None:
-        columns = taken(found.windows, found.windows["sampled"])
-        peaks = columns["tokens"][np.arange(len(columns["latent"])), columns["peak"]].astype(np.int64)
-        pair, count = np.unique(columns["latent"] * (1 << 32) + peaks, return_counts=True)
-        best = by_strength({"latent": pair >> 32, "value": count, "document_id": pair, "place": pair}) == 0
-        size = np.bincount(columns["latent"], minlength=found.n)
-        latent = (pair >> 32)[best]
-        share[latent], token[latent] = count[best] / size[latent], (pair & 0xFFFFFFFF)[best]
-    return pa.table(
-        {
-            "latent": np.arange(found.n, dtype=np.int32),
-            "n_fires": found.n_fires,
-            "density": found.n_fires / max(1, found.n_tokens),
-            "n_tokens": np.full(found.n, found.n_tokens),
-            "max_value": found.largest,
-            "mean_value": (found.total / np.maximum(1, found.n_fires)).astype(np.float32),
-            "histogram": pa.array(found.histogram.tolist(), pa.list_(pa.int64())),
-            "single_token_share": share,
-            "top_token": token.astype(np.int32),
-        }
-    )
-
-
-def _promoted_table(lm: Any, sae: TrainedSAE, texts: list[str], n: int) -> pa.Table:
-    """Tokens that each decoder row pushes up and down through the unembedding, the final norm's gain folded in."""
-    W_VD, _ = lm.unembedding()
-    W_VD = W_VD - W_VD.mean(0)  # a push on all tokens alike changes no probability
-    W_ND = sae.W_dec_ND.to(W_VD.device)
-    up, down = [], []
-    item = pa.list_(pa.struct([("token", pa.string()), ("logit", pa.float32())]))
-    for start in range(0, len(W_ND), _LOGIT_LATENTS):
-        logits = W_ND[start : start + _LOGIT_LATENTS].float() @ W_VD.T
-        for found, largest in ((up, True), (down, False)):
-            value, index = torch.topk(logits, min(n, logits.shape[1]), dim=-1, largest=largest)
-            for values, tokens in zip(value.tolist(), index.tolist(), strict=True):
-                found.append([{"token": texts[t], "logit": v} for t, v in zip(tokens, values, strict=True)])
-    latent = pa.array(range(len(W_ND)), pa.int32())
-    return pa.table({"latent": latent, "promoted": pa.array(up, item), "suppressed": pa.array(down, item)})
-
-
-def examples(opened: Opened, latents: Iterable[int] | None = None) -> Iterator[LatentExamples]:
-    """All that is known of each latent, in ascending order. ``latents`` limits it to some. Bounded memory."""
-    texts = json.loads((opened.path / "tokens.json").read_text())
-    facts = pq.read_table(opened.path / "latents.parquet", columns=["n_fires", "density", "max_value"]).to_pydict()
-    promoted = pq.read_table(opened.path / "promoted.parquet")
-    table = pq.read_table(opened.path / "windows.parquet", memory_map=True)
-    owner = table["latent"].to_numpy()
-    wanted = range(len(facts["n_fires"])) if latents is None else sorted(set(latents))
-    for latent in wanted:
-        begin, end = np.searchsorted(owner, [latent, latent + 1])
-        up, down = ([(t["token"], t["logit"]) for t in promoted[c][latent].as_py()] for c in ("promoted", "suppressed"))
-        yield LatentExamples(
-            latent=latent,
-            n_fires=facts["n_fires"][latent],
-            density=facts["density"][latent],
-            max_value=facts["max_value"][latent],
-            windows=tuple(_window(row, texts) for row in table.slice(begin, end - begin).to_pylist()),
-            promoted=tuple(up),
-            suppressed=tuple(down),
+def check_apart(train: Split, test: Split) -> None:
+    """Raise ``ValueError`` when a document is in both splits. A window lies in one document, so no window is, either."""
+    both = np.intersect1d(train.documents(), test.documents())
+    if len(both):
+        raise ValueError(
+            f"document {both[0]} is in the train and in the test split of this cache, but scores would mean nothing then; "
+            "give shards of one corpus, split once"
         )
 
 
-def _window(row: dict[str, Any], texts: list[str]) -> Window:
-    return Window(
-        window_id=row["window_id"],
-        split=row["split"],
-        group=row["group"],
-        quantile=row["quantile"],
-        document_id=row["document_id"],
-        tokens=tuple(texts[t] for t in row["tokens"]),
-        values=tuple(row["values"]),
-        peak=row["peak"],
-        starts_context=row["starts_context"],
+def latent_table(train: Split, tokens: SingleTokens) -> Any:
+    """One row per latent, of the train split."""
+    cache = train.cache
+    n_fires = cache.n_fires
+    return pa.table(
+        {
+            "latent": np.arange(len(n_fires), dtype=np.int32),
+            "n_fires": n_fires,
+            "density": n_fires / max(1, cache.n_rows),
+            "n_tokens": np.full(len(n_fires), cache.n_rows),
+            "max_value": cache.statistic("largest"),
+            "mean_value": (cache.statistic("total") / np.maximum(1, n_fires)).astype(np.float32),
+            "histogram": lists(cache.statistic("histogram")),
+            "single_token_share": tokens.share,
+            "top_token": tokens.token,
+            "single_token_weak": tokens.weak,
+            "single_token_strong": tokens.strong,
+        }
     )

@@ -22,7 +22,7 @@ CACHE_WRITE_5M, CACHE_WRITE_1H, CACHE_READ = 1.25, 2.0, 0.1
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens, before the batch discount."""
+    """US dollars per million tokens, of single requests: batches cost ``BATCH`` of it."""
 
     input: float
     output: float
@@ -32,20 +32,20 @@ class Price:
     long_factor: float = 1.0
 
     def batch_usd(
-        self,
-        input_tokens: int,
-        output_tokens: int,
-        cache_write_5m: int = 0,
-        cache_write_1h: int = 0,
-        cache_read: int = 0,
+        self, input_tokens: int, output_tokens: int, write_5m: int = 0, write_1h: int = 0, read: int = 0
     ) -> float:
         """What one request costs in a batch. ``input_tokens`` are those outside the cache."""
-        weighted = (
-            input_tokens + CACHE_WRITE_5M * cache_write_5m + CACHE_WRITE_1H * cache_write_1h + CACHE_READ * cache_read
-        )
-        prompt = input_tokens + cache_write_5m + cache_write_1h + cache_read
+        return BATCH * self.live_usd(input_tokens, output_tokens, write_5m, write_1h, read)
+
+    def live_usd(
+        self, input_tokens: int, output_tokens: int, write_5m: int = 0, write_1h: int = 0, read: int = 0
+    ) -> float:
+        """What one request costs by itself. ``input_tokens`` are those outside the cache; the rest were written to it
+        for five minutes or an hour, or read from it."""
+        weighted = input_tokens + CACHE_WRITE_5M * write_5m + CACHE_WRITE_1H * write_1h + CACHE_READ * read
+        prompt = input_tokens + write_5m + write_1h + read
         factor = self.long_factor if self.long_above is not None and prompt > self.long_above else 1.0
-        return BATCH * factor * (self.input * weighted + self.output * output_tokens) / 1e6
+        return factor * (self.input * weighted + self.output * output_tokens) / 1e6
 
 
 PRICES = {

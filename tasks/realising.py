@@ -257,7 +257,7 @@ def _set_threads(runtime: Runtime) -> None:
 def made_by() -> dict[str, Any]:
     """Who makes artifacts here: host, Python, and the versions of the libraries in use."""
     versions = {}
-    for name in ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "pyarrow", "anthropic", "numpy"):
+    for name in ("torch", "transformers", "tokenizers", "zarr", "numcodecs", "pyarrow", "anthropic", "openai", "numpy"):
         if name in sys.modules:
             try:
                 versions[name] = version(name)

@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,7 @@ class ScoreSpec(Spec):
     """Of the choice of windows, of their marks, and of whose explanation is the control."""
 
 
-@stage("score", version=1, tags=("llm",))
+@stage("score", version=2, tags=("llm",))
 def score(job: Job[ScoreSpec]) -> Summary:
     """One score, or the reason why there is none, per explanation.
 
@@ -53,8 +53,8 @@ def score(job: Job[ScoreSpec]) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
     work = _Scoring(spec, explained, bench_of(job))
-    replies: dict[str, Reply] = {}
-    if spec.client is not None and any(work.asks(e) for e in explained.values() if e.status == "ok"):
+    replies: Mapping[str, Reply] = {}
+    if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
 
         def questions() -> Iterator[Request]:
             for found in shown(job, list(explained)):
@@ -63,7 +63,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
 
         replies = ask(job, spec.client, questions)
     statuses: Counter[str] = Counter()
-    values, controls, bill = [], [], Bill()
+    values, controls, chances, bill, n_missing = [], [], [], Bill(), 0
     with (
         Rows(job.out / "scores.parquet", _scores_schema()) as rows,
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
@@ -74,13 +74,17 @@ def score(job: Job[ScoreSpec]) -> Summary:
             scores = [work.score(i, e, found, replies, own, bill) for i, e in enumerate(work.pair(found.latent))]
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
             statuses[scored.status] += 1
+            chance = work.chance(scored)
+            n_missing += sum(a.predicted is None and a.probability is None for a in scored.answers)
             if scored.value is not None:
                 values.append(scored.value)
+                chances.append(chance)
             if control is not None and control.value is not None:
                 controls.append(control.value)
             rows.add(
-                latent=found.latent, scorer=work.name, status=scored.status, value=scored.value, low=scored.low,
-                high=scored.high, n=scored.n, n_positive=scored.n_positive, base_rate=scored.base_rate,
+                latent=found.latent, scorer=work.name, metric=work.scorer.METRIC, chance=chance, status=scored.status,
+                value=scored.value, low=scored.low, high=scored.high, n=scored.n, n_positive=scored.n_positive,
+                base_rate=scored.base_rate,
                 control_value=control and control.value, control_n=control.n if control else 0,
                 control_latent=work.partners.get(found.latent), extra=json.dumps(scored.extra),
                 input_tokens=own.input_tokens, output_tokens=own.output_tokens, usd=own.usd,
@@ -92,12 +96,14 @@ def score(job: Job[ScoreSpec]) -> Summary:
     work.troubles.raise_if_all()
     return {
         "scorer": work.name,
-        "metric": spec.scorer.METRIC,
-        "chance": spec.scorer.CHANCE,
-        **_mean("", values),
-        **_mean("control_", controls),
+        "metric": work.scorer.METRIC,
+        "chance": statistics.fmean(chances) if chances else work.scorer.CHANCE,
+        "range": list(work.scorer.RANGE),
+        **_mean("", values, work.scorer.RANGE),
+        **_mean("control_", controls, work.scorer.RANGE),
         "n": len(explained),
         "n_ok": statuses["ok"],
+        "n_missing": n_missing,
         "statuses": dict(sorted(statuses.items())),
         **bill.summary(),
     }
@@ -107,13 +113,9 @@ def bench_of(job: Job[ScoreSpec]) -> Bench:
     """The bench that a scoring stage's scorers measure on."""
 
     def open_subject() -> Subject:
-        from tasks.lm.language_model import LanguageModel
-        from tasks.lm.loading import device_of
         from tasks.steering.subject import Subject
-        from tasks.trained import TrainedSAE
 
-        sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
-        return Subject(LanguageModel.open(job.one("lm"), job.runtime), sae)
+        return Subject.open(job.one("lm"), job.one("sae"), job.runtime)
 
     return Bench(job.runtime, open_subject)
 
@@ -125,11 +127,20 @@ class _Scoring:
         self.scorer, self.client, self.seed, self.bench = spec.scorer, spec.client, spec.seed, bench
         self.name = str(getattr(spec.scorer, "kind", type(spec.scorer).__name__))
         self.explained = explained
-        self.partners = partners(explained, spec.seed) if spec.control else {}
+        self.partners = partners(explained, spec.seed) if spec.control and spec.scorer.USES_EXPLANATION else {}
         self.troubles = Troubles()
+
+    def takes(self, explanation: Explanation) -> bool:
+        """Whether there is something to score: an explanation, or a scorer that does without."""
+        return explanation.status == "ok" or not self.scorer.USES_EXPLANATION
 
     def asks(self, explanation: Explanation) -> bool:
         return self.scorer.needs_client(explanation.predicate is not None)
+
+    def chance(self, scored: Score) -> float:
+        """What an explanation without worth comes to: in this score where it says so, else in the scorer's metric."""
+        own = scored.extra.get("chance")
+        return float(self.scorer.CHANCE if own is None else own)
 
     def pair(self, latent: int) -> list[Explanation]:
         """A latent's explanation, and the one that is its control."""
@@ -139,16 +150,16 @@ class _Scoring:
         return pair
 
     def requests(self, which: int, explanation: Explanation, found: LatentExamples) -> list[Request]:
-        if explanation.status != "ok" or self.client is None or not self.asks(explanation):
+        if not self.takes(explanation) or self.client is None or not self.asks(explanation):
             return []
         return self.troubles.around(
             (found.latent, which), lambda: self.scorer.requests(explanation, found, self.seed), lambda why: []
         )
 
     def score(
-        self, which: int, explanation: Explanation, found: LatentExamples, replies: dict[str, Reply], *bills: Bill
+        self, which: int, explanation: Explanation, found: LatentExamples, replies: Mapping[str, Reply], *bills: Bill
     ) -> Score:
-        if explanation.status == "ok" and self.client is None and self.asks(explanation):
+        if self.takes(explanation) and self.client is None and self.asks(explanation):
             return Score(found.latent, "no_judge")
         requests = self.requests(which, explanation, found)
         mine = [replies[self.client.digest(request)] for request in requests] if self.client is not None else []
@@ -176,8 +187,8 @@ def partners(explained: dict[int, Explanation], seed: int) -> dict[int, int]:
     return found
 
 
-def _mean(name: str, values: list[float]) -> dict[str, float | int | None]:
-    """Mean over latents with its 95% interval (normal), median, and how many."""
+def _mean(name: str, values: list[float], bounds: tuple[float, float]) -> dict[str, float | int | None]:
+    """Mean over latents with its 95% interval (normal, cut at the bounds of a value), median, and how many."""
     if not values:
         return {
             f"{name}mean": None,
@@ -190,8 +201,8 @@ def _mean(name: str, values: list[float]) -> dict[str, float | int | None]:
     half = 1.959964 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return {
         f"{name}mean": mean,
-        f"{name}mean_low": max(0.0, mean - half),
-        f"{name}mean_high": min(1.0, mean + half),
+        f"{name}mean_low": max(bounds[0], mean - half),
+        f"{name}mean_high": min(bounds[1], mean + half),
         f"{name}median": statistics.median(values),
         f"{name}n": len(values),
     }
@@ -202,6 +213,8 @@ def _scores_schema() -> pa.Schema:
         [
             ("latent", pa.int32()),
             ("scorer", pa.string()),
+            ("metric", pa.string()),
+            ("chance", pa.float64()),
             ("status", pa.string()),
             ("value", pa.float64()),
             ("low", pa.float64()),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class SpecError(ValueError):
@@ -56,6 +56,11 @@ def _payload(value: Any) -> Any:
     return value
 
 
+def _none(value: Any) -> Any:
+    """The word none as people type it, which YAML takes for a string."""
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
 class Runtime(BaseModel):
     """Where and how fast. Never enters a key, so any of it may change between two runs of the same thing."""
 
@@ -95,8 +100,9 @@ class Runtime(BaseModel):
     lease_ttl_seconds: float = Field(60.0, gt=0)
     """Seconds of silence after which the holder of a lease on another host is taken for dead."""
 
-    max_usd: float = Field(5.0, ge=0)
-    """Hard stop: no LLM request is sent when the run's expected total would pass this many US dollars."""
+    max_usd: Annotated[float | None, BeforeValidator(_none)] = Field(5.0, ge=0)
+    """Hard stop: no LLM request is sent when the run's expected total would pass this many US dollars. Null or ``none``:
+    there is no limit, and models of unknown price may be asked."""
 
     poll_seconds: float = Field(30.0, gt=0)
     """Seconds between two looks at a message batch that is being worked on."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: children of tests have one thread too, and sums of several threads differ in their last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.objects import s3, s3_server  # noqa: F401 - fixtures of all tests

@@ -1,4 +1,5 @@
-"""A local server that speaks the wire format of Anthropic's message batches, with switches for what goes wrong.
+"""A local server that speaks the wire format of Anthropic's messages and message batches, with switches for what goes
+wrong.
 
 It stands behind the real SDK, keeps a ledger of what it was paid for, and answers by a function of a request's
 params::
@@ -32,6 +33,10 @@ CUT_IN_A_LINE = "half a line"
 CUT_SILENTLY = "half a line, no sign of it"
 DUPLICATE, UNKNOWN, MISSING = "a line twice", "an unknown custom_id", "a line missing"
 REDIRECT = "redirect to a foreign host"
+HANG, HTML, GARBAGE = "never answer", "a web page", "half the JSON"
+"""Faults of ``message``: the request is taken, and paid for, but for the web page."""
+
+PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Who are you?</body></html>"
 SECONDS_PER_HOUR = 3600
 
 
@@ -60,14 +65,23 @@ EXPIRED, CANCELED = {"type": "expired"}, {"type": "canceled"}
 
 
 def by_schema(params: dict[str, Any]) -> dict[str, Any]:
-    """An answer of the shape that was asked for: the right number of booleans, some words, a number."""
+    """An answer of the shape that was asked for: a yes to everything, some words, a number, a zero for every token."""
     asked = json.loads(params["messages"][0]["content"])
-    properties = params["output_config"]["format"]["schema"]["properties"]
+    return _shaped(params["output_config"]["format"]["schema"], asked.get("windows"))
+
+
+def _shaped(rule: dict[str, Any], windows: Any) -> Any:
+    if rule["type"] == "object":
+        inner = {name: windows.get(name) if isinstance(windows, dict) else None for name in rule["properties"]}
+        return {
+            name: _shaped(rule["properties"][name], windows if name == "answers" else inner[name])
+            for name in rule["properties"]
+        }
+    if rule["type"] == "array":
+        tokens = windows["tokens"] if isinstance(windows, dict) and "tokens" in windows else windows
+        return [_shaped(rule["items"], None)] * (1 if tokens is None else len(tokens))
     plain = {"string": "words that name things", "number": 0.5, "boolean": True, "integer": 1}
-    return {
-        name: [True] * len(asked["windows"]) if rule["type"] == "array" else plain[rule["type"]]
-        for name, rule in properties.items()
-    }
+    return plain[rule["type"]]
 
 
 @dataclass
@@ -100,15 +114,22 @@ class FakeAnthropic:
     """Method and path of everything that was asked."""
 
     before: Callable[[str], None] | None = None
-    """Called with ``create``, ``retrieve``, ``results`` or ``list`` before it is served."""
+    """Called with ``message``, ``create``, ``retrieve``, ``results`` or ``list`` before it is served."""
+
+    seconds: float = 0.0
+    """That the answer to a message takes."""
+
+    most_at_once: int = 0
+    """Messages that were being answered at the same time."""
 
     def __post_init__(self) -> None:
+        self._at_once = 0
+        self._ends = threading.Event()
         self._paid: Counter = Counter()
         self._paid_tokens = [0, 0]
         self._faults: dict[str, list[Any]] = {}
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> FakeAnthropic:
@@ -116,6 +137,7 @@ class FakeAnthropic:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ends.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -190,23 +212,45 @@ class FakeAnthropic:
                 given = succeeded(given)
             result = dict(given)
             if result["type"] == "succeeded":
-                tokens = len(json.dumps(params)) // 4, 20
-                self._paid[digest(params)] += 1
-                usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], **result["usage"]}
-                self._paid_tokens[0] += usage["input_tokens"]
-                self._paid_tokens[1] += usage["output_tokens"]
-                message = {
-                    "id": f"msg_{sum(self._paid.values())}",
-                    "type": "message",
-                    "role": "assistant",
-                    "model": params["model"],
-                    "content": result["content"],
-                    "stop_reason": result["stop_reason"],
-                    "stop_sequence": None,
-                    "usage": {**usage, "service_tier": "batch"},
-                }
-                result = {"type": "succeeded", "message": message}
+                result = {"type": "succeeded", "message": self._message(params, result, "batch")}
             batch.results[request["custom_id"]] = result
+
+    def _message(self, params: dict[str, Any], result: dict[str, Any], tier: str) -> dict[str, Any]:
+        """A message as it is sent, and paid for."""
+        tokens = len(json.dumps(params)) // 4, 20
+        usage = {"input_tokens": tokens[0], "output_tokens": tokens[1], **result["usage"]}
+        with self._lock:
+            self._paid[digest(params)] += 1
+            self._paid_tokens[0] += usage["input_tokens"]
+            self._paid_tokens[1] += usage["output_tokens"]
+        return {
+            "id": f"msg_{sum(self._paid.values())}",
+            "type": "message",
+            "role": "assistant",
+            "model": params["model"],
+            "content": result["content"],
+            "stop_reason": result["stop_reason"],
+            "stop_sequence": None,
+            "usage": {**usage, "service_tier": tier},
+        }
+
+    def message(self, params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """What a single message is answered: HTTP status and body."""
+        assert not any(name in params for name in ("temperature", "top_p", "top_k"))
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self._ends.wait(self.seconds)
+            given = self.answer(params)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        if isinstance(given, dict) and given.get("type") == "errored":
+            return 400, given["error"]
+        if not (isinstance(given, dict) and given.get("type") == "succeeded"):
+            given = succeeded(given)
+        return 200, self._message(params, given, "standard")
 
     def lines(self, batch: _Batch, fault: Any) -> list[bytes]:
         assert batch.results is not None
@@ -229,6 +273,13 @@ class FakeAnthropic:
 def digest(params: dict[str, Any]) -> str:
     """The ledger's name for a request."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+
+    def handle_error(self, *_: object) -> None: ...  # a client that went away is no news
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -260,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix("/v1/messages/batches").strip("/").split("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if method == "POST":
-            where = "create"
+            where = "message" if parts.path == "/v1/messages" else "create"
         elif path == [""]:
             where = "list"
         else:
@@ -276,6 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(code, error, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
+        if where == "message":
+            return self._message(json.loads(body), fault)
         if where == "create":
             shown = self.api.create(json.loads(body)["requests"])
             return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)
@@ -289,6 +342,24 @@ class _Handler(BaseHTTPRequestHandler):
             batch.polls += 1
             return self._send(200, shown)
         return self._results(batch, fault)
+
+    def _message(self, params: dict[str, Any], fault: Any) -> None:
+        if fault == HTML:
+            return self._raw(200, PAGE, "text/html; charset=utf-8")
+        code, answer = self.api.message(params)
+        if fault == HANG:
+            self.api._ends.wait(60)
+        if fault in (HANG, DROP_AFTER_ACCEPTING):
+            return self._drop()
+        data = json.dumps(answer).encode()
+        self._raw(code, data[: len(data) // 2] if fault == GARBAGE else data, "application/json")
+
+    def _raw(self, code: int, data: bytes, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _list(self, query: dict[str, str]) -> None:
         every = list(reversed(self.api.batches.values()))

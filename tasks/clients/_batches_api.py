@@ -8,6 +8,7 @@ without following redirects, and what to do next is decided below.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ SURELY_NOT_ACCEPTED = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422, 42
 
 PASSING = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 
-SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_IDENTITY_TOKEN")
+SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_IDENTITY_TOKEN", "OPENAI_API_KEY")
 
 
 class Unreachable(ClientError):
@@ -147,7 +148,7 @@ class BatchesAPI:
                 return call()
             except anthropic.APIConnectionError as error:
                 reason = f"{type(error.__cause__ or error).__name__}: {error}"
-                if posts and not _never_connected(error):
+                if posts and not never_connected(error):
                     raise Unacknowledged(
                         f"{self.host} took a batch's bytes, but the connection broke before its answer "
                         f"({scrubbed(reason)}); give the same command again, which looks for the batch first"
@@ -166,7 +167,7 @@ class BatchesAPI:
                         f"{self.host} answered a new batch with {scrubbed(reason)}, but may have taken it; "
                         "give the same command again, which looks for the batch first"
                     ) from None
-                wait = _wait_asked(error.response.headers, wait)
+                wait = wait_asked(error.response.headers, wait)
             except TypeError as error:  # how the SDK says that it has no key
                 if "authentication" not in str(error):
                     raise
@@ -195,23 +196,27 @@ class _NotFound(ClientError):
     pass
 
 
-def _never_connected(error: Exception) -> bool:
+def never_connected(error: Exception) -> bool:
+    """Whether a connection error of an SDK came before a byte of the request could leave."""
     import httpx2
 
     return isinstance(error.__cause__, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
 
 
-def _wait_asked(headers: Any, otherwise: float) -> float:
+def wait_asked(headers: Any, otherwise: T) -> float | T:
     """Seconds that ``retry-after-ms`` or ``retry-after`` (seconds or a date) asks for."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        asked = headers.get("retry-after", "")
-        if asked.replace(".", "", 1).isdigit():
-            return float(asked)
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time()) if asked else otherwise
-    except (ValueError, TypeError):
+            wait = float(headers["retry-after-ms"]) / 1000
+        elif not (asked := headers.get("retry-after", "")):
+            return otherwise
+        elif asked.replace(".", "", 1).isdigit():
+            wait = float(asked)
+        else:
+            wait = parsedate_to_datetime(asked).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
         return otherwise
+    return max(0.0, wait) if math.isfinite(wait) else otherwise
 
 
 def _batch(found: Any) -> Batch:

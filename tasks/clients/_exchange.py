@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from artifacts.journal import Entry
 from tasks.clients._batches_api import BatchesAPI, Cut, Unacknowledged, Unreachable, scrubbed
 from tasks.clients._lost import Lost
+from tasks.clients._priced import announced, beyond, of, warn
 from tasks.clients._results import missing_record, record_of, reply_of
 from tasks.clients.base import ClientError, Reply, Request
-from tasks.prices import retirement
 
 if TYPE_CHECKING:
     from artifacts.journal import Journal
@@ -65,7 +64,7 @@ class Exchange:
         self.client.check(self.runtime)
         self.api = BatchesAPI(self.runtime.base_url)
         self.lost = Lost(self.api, self.journal, self.progress.note, min(SETTLE_SECONDS, self.runtime.poll_seconds))
-        self._warn_of_model_and_host()
+        warn(self.client, self.api.host, self.progress)
         while self.open:
             with self.journal.sending(
                 lambda: self.progress.note("another process is sending requests; waiting for it")
@@ -120,31 +119,15 @@ class Exchange:
         return sent + (self._create(chunk, marker, most) if chunk else [])
 
     def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
-        left = set(digests)
-
-        def each() -> Iterator[Request]:
-            for request in self.requests:
-                if (digest := self.client.digest(request)) in left:
-                    left.discard(digest)
-                    yield request
-
-        most = self.client.estimate(each())
-        assert most.usd is not None  # check() saw to it
+        most = self.client.estimate(of(self.client, self.requests, digests))
         spent, limit = self.journal.spent_usd, self.runtime.max_usd
-        self.progress.note(
-            f"{len(digests):,} of {n_asked:,} requests go to {self.client.model}: about {most.input_tokens:,} tokens "
-            f"in, at most {most.output_tokens:,} out, at most ${most.usd:.4f}; "
-            f"spent so far ${spent:.4f}, limit ${limit:g}"
-        )
-        if spent + most.usd > limit:
-            raise ClientError(
-                f"runtime.max_usd = {limit:g}, but {len(digests):,} requests to {self.client.model} may cost "
-                f"${most.usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={math.ceil(100 * (spent + most.usd)) / 100} or more, "
-                "or ask about fewer latents"
-            )
+        self.progress.note(announced(self.client, most, len(digests), n_asked, spent, limit))
+        if limit is not None and spent + (most.usd or 0.0) > limit:
+            raise beyond(self.client, most, len(digests), spent, limit)
 
     def _create(self, chunk: dict[str, dict[str, Any]], marker: str | None, usd: float) -> list[Entry]:
-        client = {"kind": self.client.kind, "model": self.client.model, "host": self.api.host, "after": marker}
+        client = {"kind": self.client.kind, "model": self.client.model, "host": self.api.host, "after": marker,
+                  "most_usd": usd}  # fmt: skip
         entry = self.journal.intend(client, chunk, name=lambda id, digest: f"{digest[:40]}-{id[-12:]}")
         self.mine.add(entry.id)
         self.journal.pay(entry, usd)
@@ -251,9 +234,3 @@ class Exchange:
         if key not in self.warned:
             self.warned.add(key)
             self.progress.note(text)
-
-    def _warn_of_model_and_host(self) -> None:
-        if warning := retirement(self.client.model):
-            self.progress.note(warning)
-        if not self.api.host.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
-            self.progress.note(f"{self.api.host} is not encrypted, but the key and the corpus go through it; use https")

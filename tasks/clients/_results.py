@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.clients.base import Reply, Usage
+from tasks.clients.base import Reply, TokenLogprobs, Usage
 from tasks.prices import Price
 
 AGAIN = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
@@ -22,29 +22,31 @@ def record_of(digest: str, result: Any, price: Price | None, clean: Callable[[st
     """
     kind = result.get("type") if isinstance(result, dict) else None
     if kind == "succeeded" and isinstance(result.get("message"), dict):
-        return _succeeded(digest, result["message"], price)
+        return succeeded(digest, result["message"], price.batch_usd if price else None)
     if kind == "errored":
         error = result.get("error") or {}
         error = error.get("error", error) if isinstance(error, dict) else {}
         name = str(error.get("type", "unknown_error"))
         detail = clean(f"{name}: {error.get('message', '')}")
-        return _unpaid(digest, "errored", detail, final=name in OURS)
+        return unpaid(digest, "errored", detail, final=name in OURS)
     if kind in ("expired", "canceled"):
-        return _unpaid(digest, kind, kind, final=False)
-    return _unpaid(digest, "errored", clean(f"a result of unknown type {kind!r}"), final=False)
+        return unpaid(digest, kind, kind, final=False)
+    return unpaid(digest, "errored", clean(f"a result of unknown type {kind!r}"), final=False)
 
 
 def missing_record(digest: str) -> dict[str, Any]:
     """The record of a request that an ended batch says nothing of."""
-    return _unpaid(digest, "missing", "the batch ended without a result for it", final=False)
+    return unpaid(digest, "missing", "the batch ended without a result for it", final=False)
 
 
-def _unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]:
+def unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]:
+    """The record of a request that cost nothing."""
     return {"digest": digest, "status": status, "final": final, "detail": detail, "text": "", "usd": 0.0,
             "input_tokens": 0, "output_tokens": 0}  # fmt: skip
 
 
-def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dict[str, Any]:
+def succeeded(digest: str, message: dict[str, Any], cost: Callable[..., float] | None) -> dict[str, Any]:
+    """The record of a message; ``cost`` is a method of ``Price``."""
     blocks = message.get("content") or []
     text = "".join(str(b.get("text", "")) for b in blocks if isinstance(b, dict) and b.get("type") == "text")
     stop = message.get("stop_reason")
@@ -57,11 +59,12 @@ def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dic
         status, detail = "errored", f"an empty answer, stopped by {stop}"
     usage = message.get("usage") or {}
     plain, write, read = (
-        int(usage.get(name) or 0) for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        max(0, int(usage.get(name) or 0))
+        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     )
     write_1h = int((usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0)
-    output = int(usage.get("output_tokens") or 0)
-    usd = price.batch_usd(plain, output, write - write_1h, write_1h, read) if price else None
+    output = max(0, int(usage.get("output_tokens") or 0))
+    usd = cost(plain, output, write - write_1h, write_1h, read) if cost else None
     return {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
             "input_tokens": plain + write + read, "output_tokens": output, "model": message.get("model"),
             "message": message.get("id")}  # fmt: skip
@@ -70,4 +73,6 @@ def _succeeded(digest: str, message: dict[str, Any], price: Price | None) -> dic
 def reply_of(record: dict[str, Any], reused: bool) -> Reply:
     """The reply that a journal's record stands for."""
     usage = Usage(record["input_tokens"], record["output_tokens"], record["usd"])
-    return Reply(record["digest"], record["status"], record["text"], usage, record["detail"], reused)
+    given = record.get("logprobs")
+    logprobs = None if given is None else tuple(TokenLogprobs(*token) for token in given)
+    return Reply(record["digest"], record["status"], record["text"], usage, record["detail"], reused, logprobs)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tasks.clients.base import Reply, Request
 from tasks.spec import Spec
@@ -63,18 +66,38 @@ class Amplified:
     """Multiple of the latent's largest activation that was added along its decoder row."""
 
     kl: float
-    """Mean KL divergence in nats of next-token distributions, amplified from untouched."""
+    """KL(untouched || amplified) of next-token distributions in nats, mean over prompts."""
 
     raised: tuple[tuple[str, float], ...]
-    """Tokens whose probability rises most, with the rise, mean over prompts; most first."""
+    """Tokens whose probability rises most, with the rise, mean over the prompts for explainers; most first."""
 
     lowered: tuple[tuple[str, float], ...]
+    """Tokens whose probability falls most, with the change (< 0)."""
+
     prompts: tuple[str, ...]
+    """Those at even places are for explainers, the others for scorers: see ``half``."""
+
     untouched: tuple[str, ...]
     """A continuation of each prompt by the model as it is."""
 
     steered: tuple[str, ...]
     """A continuation of each prompt with the latent amplified; same seed."""
+
+    def half(self, scoring: bool) -> list[tuple[str, str, str]]:
+        """Prompts with both continuations: those that explainers see, or those that only scorers do."""
+        return list(zip(self.prompts, self.untouched, self.steered, strict=True))[int(scoring) :: 2]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A whole sentence on which a latent is active."""
+
+    ranking: str
+    """``mean``, ``max`` or ``last`` activation: by which it came among the sentences kept."""
+
+    text: str
+    value: float
+    """In that ranking; > 0."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,9 @@ class LatentExamples:
     amplified: Amplified | None = None
     """Only for kinds with ``amplify`` among their ``INPUTS``, and latents that were amplified."""
 
+    sentences: tuple[Sentence, ...] = ()
+    """Of the train split, by ranking, the highest first; only for kinds with ``corpus`` among their ``INPUTS``."""
+
     def train(self, activating: bool) -> list[Window]:
         return [w for w in self.windows if w.split == "train" and w.activating == activating]
 
@@ -111,8 +137,9 @@ class Explanation:
 
     latent: int
     status: str
-    """``ok``, or a failure that is data: ``too_few_examples``, ``unparsable``, or the status of a reply that is not
-    ``ok`` (``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``)."""
+    """``ok``, or why there is none, which is data: ``too_few_examples``, ``unparsable``, the status of a reply that is not
+    ``ok`` (``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``), or what a kind adds
+    (``none``, ``not_amplified``, ``not_single_token``, ``not_in_file``, ``no_other``)."""
 
     label: str = ""
     """One readable line; empty unless ``ok``."""
@@ -133,7 +160,19 @@ class Explainer(Spec):
     NEEDS_CLIENT: ClassVar[bool] = True
 
     INPUTS: ClassVar[frozenset[str]] = frozenset()
-    """Artifacts that it rests on beside ``mine``: ``amplify``."""
+    """Artifacts that it rests on beside ``mine``: ``amplify``, ``corpus``."""
+
+    SAYS: ClassVar[Literal["own", "other", "nothing"]] = "own"
+    """Whose meaning it says: the latent's own; another's, as a baseline; or none."""
+
+    GIVES_PREDICATE: ClassVar[bool] = False
+    """Whether all its explanations are executable rules, so that no judge need be paid for those."""
+
+    def check(self, n_latents: int | None = None, sae: str | None = None) -> None:
+        """Raise ``SpecError`` when it cannot explain the latents of this SAE.
+
+        ``sae`` is the address of the artifact with the SAE. None for what is not known yet.
+        """
 
     def requests(self, examples: LatentExamples) -> list[Request]:
         """The requests that ask an LLM for an explanation; empty for explainers that need none."""
@@ -142,6 +181,33 @@ class Explainer(Spec):
     def read(self, replies: list[Reply], examples: LatentExamples) -> Explanation:
         """The explanation that some replies (in the order of ``requests``) give."""
         raise NotImplementedError
+
+
+def last_object(text: str, fits: Callable[[Any], bool]) -> Any:
+    """The JSON in a text, or else the last JSON object in it, that fits; None when there is none.
+
+    Servers that bind no answer to a schema put prose, fences or a draft before it, and braces may stand in any of them.
+    """
+    with suppress(ValueError, RecursionError):
+        if fits(whole := json.loads(text)):
+            return whole
+    decoder = json.JSONDecoder()
+    at = len(text)
+    for _ in range(1000):  # what follows an answer holds fewer braces; a text of nothing else is not read for ever
+        if (at := text.rfind("{", 0, at)) < 0:
+            break
+        with suppress(ValueError, RecursionError):
+            found, _ = decoder.raw_decode(text, at)
+            if fits(found):
+                return found
+    return None
+
+
+def fraction(number: Any) -> float | None:
+    """A number from 0 to 1 that came from outside; None for anything else: a label stands without a confidence."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 1:
+        return None
+    return float(number)
 
 
 def one_line(text: str, limit: int = 200) -> str:

@@ -28,6 +28,7 @@ class Lexical(Explainer):
     """Words, word pairs, endings, classes and positions; no key, no model, no cost."""
 
     NEEDS_CLIENT: ClassVar[bool] = False
+    GIVES_PREDICATE: ClassVar[bool] = True
     kind: Literal["lexical"] = "lexical"
 
     max_terms: int = Field(5, ge=1)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tasks.explainers.base import Explanation, one_line
+from tasks.explainers.base import Explanation, last_object, one_line
 from tasks.spec import Spec, SpecError
 
 
@@ -59,18 +59,7 @@ class SaintReplies(Spec):
 
 def parse(text: str) -> Parsed | None:
     """The last JSON object in a text that is an answer; None when there is none."""
-    decoder = json.JSONDecoder()
-    at = text.rfind("{")
-    while at >= 0:
-        try:
-            found, _ = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            found = None
-        answer = _answer(found)
-        if answer is not None:
-            return answer
-        at = text.rfind("{", 0, at)
-    return None
+    return _answer(last_object(text, lambda found: _answer(found) is not None))
 
 
 def _answer(found: Any) -> Parsed | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +45,7 @@ def contexts(
     document = -1
 
     def made() -> Context:
-        first = [bos_id] if bos_id is not None else []
-        token_id = np.array(first + tokens, np.int64)
-        sentence_id = np.array(sentences[:1] * len(first) + sentences, np.int64)
-        return Context(token_id, ~np.isin(token_id, specials), sentence_id, document)
+        return _context(tokens, sentences, bos_id, specials, document)
 
     for document_id, sentence_id, ids, joined_ids in _encoded(table, tokenizer, joiner, mode == "document"):
         if tokens and (mode == "sentence" or document_id != document or len(tokens) + len(joined_ids) > room):
@@ -66,6 +63,25 @@ def contexts(
         tokens, sentences = tokens + piece, sentences + [sentence_id] * len(piece)
     if tokens:
         yield made()
+
+
+def of_texts(texts: Sequence[str], tokenizer: Any, bos_id: int | None, context_tokens: int | None) -> list[Context]:
+    """A context for each text, tokenised as the sentences of a corpus are, cut at ``context_tokens``.
+
+    An empty text is BOS alone, or no token at all.
+    """
+    specials = np.array(sorted(tokenizer.all_special_ids), np.int64)
+    room = None if context_tokens is None else max(0, context_tokens - (bos_id is not None))
+    encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
+    return [_context(ids[:room], [i] * len(ids[:room]), bos_id, specials, i) for i, ids in enumerate(encoded)]
+
+
+def _context(tokens: list[int], sentences: list[int], bos_id: int | None, specials: np.ndarray, document: int) -> Context:
+    first = [bos_id] if bos_id is not None else []
+    token_id = np.array(first + tokens, np.int64)
+    own = sentences[:1] or [document]
+    sentence_id = np.array(own * len(first) + sentences, np.int64)
+    return Context(token_id, ~np.isin(token_id, specials), sentence_id, document)
 
 
 def _encoded(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from artifacts.errors import ArtifactError
@@ -43,6 +45,8 @@ class LanguageModel:
         """Layers of the whole model, loaded or not."""
         self.family = family_of(model)
         self.blocks = self.family.blocks(model)
+        self._lock = RLock()
+        """Hooks are the model's, not a caller's: one pass at a time, whatever the threads."""
 
     @staticmethod
     def open(opened: Opened, runtime: Runtime, dtype: str = "float32", n_layers: int | None = None) -> LanguageModel:
@@ -85,6 +89,19 @@ class LanguageModel:
     def bos_token_id(self) -> int | None:
         return self.tokenizer.bos_token_id
 
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        held = getattr(self.model, "generation_config", None)
+        found = getattr(held, "eos_token_id", None)
+        found = self.tokenizer.eos_token_id if found is None else found
+        return frozenset() if found is None else frozenset([found] if isinstance(found, int) else found)
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens that it reads at once; None where it does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     def d_at(self, hookpoint: str) -> int:
         """Width of the activations at a hookpoint: d_model at every site there is now."""
         self._module(hookpoint)
@@ -102,6 +119,7 @@ class LanguageModel:
     def _hooked(self, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
         """Run ``hooks`` (hookpoint to function of x_BTD; a tensor returned replaces it) for the time of the block."""
         handles = []
+        self._lock.acquire()
         try:
             for hookpoint, function in hooks.items():
 
@@ -117,6 +135,7 @@ class LanguageModel:
         finally:
             for handle in handles:
                 handle.remove()
+            self._lock.release()
 
     def activations(self, token_BT: Tensor, mask_BT: Tensor, hookpoints: Sequence[str]) -> dict[str, Tensor]:
         """x_BTD at each hookpoint, in the model's dtype. The pass ends as soon as the last of them is seen.
@@ -145,13 +164,52 @@ class LanguageModel:
 
     def logits(self, token_BT: Tensor, mask_BT: Tensor, edit: Edit | None = None) -> Tensor:
         """Logits_BTV, with one activation edited on the way where asked for. Needs all layers."""
-        if len(self.blocks) < self.n_layers:
-            raise ArtifactError(f"logits need all {self.n_layers} layers, but {len(self.blocks)} were loaded; load all")
+        self._check_whole()
         hooks = {edit.hookpoint: edit.change} if edit else {}
         with torch.inference_mode(), self._hooked(hooks):
             return self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
+
+    def next_logits(self, token_BT: Tensor, edit: Edit | None = None) -> Tensor:
+        """Logits_BV of the token after each row. Rows are of one length, without padding. Needs all layers."""
+        return self._last(token_BT, None, edit, use_cache=False)[0]
+
+    def generate(
+        self,
+        token_BT: Tensor,
+        n_tokens: int,
+        choose: Callable[[Tensor], Tensor],
+        edit_at: Callable[[int], Edit | None] = lambda first: None,
+    ) -> Iterator[Tensor]:
+        """The tokens that follow some rows, token_B after token_B: int64 on the model's device.
+
+        Rows are of one length, without padding. ``choose`` takes logits_BV to token_B. A pass reads the positions that
+        the key-value cache does not hold yet: first the prompt, then one token at a time; ``edit_at`` gives the edit of
+        the pass that begins at a position. Ends of texts are the caller's to see: it goes on until nobody asks.
+        """
+        held, past, first, fed = token_BT.to(self.device), None, 0, token_BT
+        for _ in range(n_tokens):
+            logits_BV, past = self._last(fed, past, edit_at(first), use_cache=True)
+            token_B = choose(logits_BV)
+            yield token_B
+            held = torch.cat([held, token_B[:, None]], dim=1)
+            # a model that gives no cache reads all of it again
+            first, fed = (0, held) if past is None else (held.shape[1] - 1, token_B[:, None])
+
+    def _last(self, token_BT: Tensor, past: Any, edit: Edit | None, use_cache: bool) -> tuple[Tensor, Any]:
+        """Logits_BV at the last position, and the cache."""
+        self._check_whole()
+        # the unembedding of all positions is most of a pass over a short text
+        more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
+        more |= {} if past is None else {"past_key_values": past}
+        with torch.inference_mode(), self._hooked({edit.hookpoint: edit.change} if edit else {}):
+            out = self.model(input_ids=token_BT.to(self.device), use_cache=use_cache, **more)
+        return out.logits[:, -1], getattr(out, "past_key_values", None)
+
+    def _check_whole(self) -> None:
+        if len(self.blocks) < self.n_layers:
+            raise ArtifactError(f"logits need all {self.n_layers} layers, but {len(self.blocks)} were loaded; load all")
 
     def check_hooks(self) -> None:
         """Compare what hooks see with the model's own hidden states. Raises ``ArtifactError`` when they differ.

@@ -72,9 +72,9 @@ def cards(mine: Opened, explain: Opened, latents: list[int], n_windows: int) -> 
 
 def _card(found: LatentExamples, explanation: Any, n_windows: int) -> dict[str, Any]:
     train = sorted(found.train(activating=True), key=lambda w: (-max(w.values), w.window_id))
-    sample = [w for w in train if w.group == "quantile"]
+    sample = [w for w in train if w.group != "top"] or train
     spread = sample[:: max(1, len(sample) // n_windows)][:n_windows]
-    near = [w for w in found.train(activating=False) if w.group == "near_miss"][: n_windows // 2]
+    near = [w for w in found.train(activating=False) if w.group != "random"][: n_windows // 2]
     evidence = explanation.evidence if explanation is not None else {}
     return {
         "fires": found.n_fires,

@@ -1,34 +1,38 @@
-"""What scorers share that have windows judged one by one: which windows, packed how, read how.
+"""What scorers share that have windows judged one by one, by the explanation: which windows, asked how, counted how.
 
 The same windows in the same order are put to the judge for every explanation of a latent, so that explanations, and
-the blind control, differ in nothing else. Draws come from generators of their own, named by seed, latent and purpose.
+the blind control, differ in nothing else.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Sequence
-from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, Window, printable
-from tasks.scorers.base import Answer, Bench, Score, Scorer, balanced_accuracy
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"answers": {"type": "array", "items": {"type": "boolean"}}},
-    "required": ["answers"],
-    "additionalProperties": False,
-}
+from tasks.kinds import kinds
+from tasks.scorers._choosing import by_group, evenly, generator
+from tasks.scorers._packs import answers_in, ids, packed, probabilities, question, schema
+from tasks.scorers.base import Answer, Bench, Score, Scorer, balanced_accuracy, wilson
+from tasks.spec import SpecError
 
 
-def generator(seed: int, latent: int, purpose: str) -> Random:
-    """A random generator that depends on nothing but these, here and everywhere."""
-    return Random(f"{seed}/{latent}/{purpose}")
+class Item(NamedTuple):
+    """One thing that the judge says yes or no to."""
+
+    window: Window
+    truth: bool
+    """What a judge says who knows."""
+
+    shown: Any
+    """What the judge sees, as JSON."""
+
+    group: str
+    marks: frozenset[int] = frozenset()
+    """Tokens of the window that are marked."""
 
 
 class Judged(Scorer):
@@ -38,22 +42,42 @@ class Judged(Scorer):
     """Activating windows judged per latent, drawn evenly from all quantiles."""
 
     n_negative: int = Field(20, ge=1)
-    """Non-activating windows judged per latent: half near misses, half random, as far as there are."""
+    """Non-activating windows judged per latent."""
 
-    windows_per_request: int = Field(10, ge=1)
+    negatives: dict[str, float] = {}
+    """Shares of the groups among the non-activating windows, as in ``{near_miss: 2, random: 1}``; empty for equal
+    shares of all groups that were mined. A group that has too few is filled up for by the others named."""
+
+    windows_per_request: int = Field(25, ge=1)
     """Windows in one question. More cost less and blur the judge's eye."""
 
     min_windows: int = Field(5, ge=1)
     """Windows of each class without which there is no score."""
 
-    max_tokens: int = Field(1024, ge=1)
+    logprobs: int = Field(5, ge=0)
+    """Alternatives asked for at each token of an answer, for the judge's probability of a yes, from clients that give
+    them; 0 asks for none."""
+
+    max_tokens: int = Field(2048, ge=1)
     """Most tokens of an answer, thinking included."""
 
     SYSTEM: ClassVar[str]
 
-    def show(self, windows: Sequence[Window], examples: LatentExamples, seed: int) -> list[Any]:
-        """What the judge sees of each window, as JSON."""
-        raise NotImplementedError
+    @field_validator("negatives")
+    @classmethod
+    def _shares_of_known_groups(cls, shares: dict[str, float]) -> dict[str, float]:
+        known = {*kinds("tasks.negatives"), "near_miss", "random"}
+        for group, share in shares.items():
+            if group not in known:
+                raise SpecError(
+                    f"scorers.negatives = {shares}, but {group!r} is no group of non-activating windows; "
+                    f"use some of {', '.join(sorted(known))}"
+                )
+            if share < 0:
+                raise SpecError(f"scorers.negatives.{group} = {share}, but a share is 0 or more; change it")
+        if shares and not any(shares.values()):
+            raise SpecError(f"scorers.negatives = {shares}, but no group has a share above 0; give one to some, or leave {{}}")
+        return shares
 
     def judged_by_rule(self, explanation: Explanation) -> bool:
         """Whether the explanation's predicate answers in the judge's place."""
@@ -62,22 +86,28 @@ class Judged(Scorer):
     def chosen(self, examples: LatentExamples, seed: int) -> list[Window]:
         """The test windows to judge, shuffled; empty when there are too few of a class."""
         draw = generator(seed, examples.latent, "windows")
-        positive = _evenly(examples.test(activating=True), self.n_positive, draw)
-        negative = _halves(examples.test(activating=False), self.n_negative, draw)
+        positive = evenly(examples.test(activating=True), self.n_positive, draw)
+        negative = by_group(examples.test(activating=False), self.n_negative, self.negatives, draw)
         if min(len(positive), len(negative)) < self.min_windows:
             return []
         both = positive + negative
         draw.shuffle(both)
         return both
 
+    def items(self, examples: LatentExamples, seed: int) -> list[Item]:
+        """What is put to the judge, in order; empty when there is too little."""
+        raise NotImplementedError
+
     def requests(self, explanation: Explanation, examples: LatentExamples, seed: int) -> list[Request]:
         if explanation.status != "ok" or self.judged_by_rule(explanation):
             return []
-        shown = self.show(self.chosen(examples, seed), examples, seed)
         return [
-            Request(self.SYSTEM, _question(explanation.label, part), SCHEMA, self.max_tokens)
-            for part in packed(shown, self.windows_per_request)
-        ]
+            Request(
+                self.SYSTEM, question([item.shown for item in part], explanation.label), schema(len(part)),
+                self.max_tokens, self.logprobs,
+            )
+            for part in packed(self.items(examples, seed), self.windows_per_request)
+        ]  # fmt: skip
 
     def score(
         self,
@@ -89,91 +119,92 @@ class Judged(Scorer):
     ) -> Score:
         if explanation.status != "ok":
             return Score(examples.latent, "no_explanation")
-        windows = self.chosen(examples, seed)
-        if not windows:
+        items = self.items(examples, seed)
+        if not items:
             return Score(examples.latent, "too_few_examples")
         if self.judged_by_rule(explanation):
             from tasks.predicates import holds
 
             assert explanation.predicate is not None
-            return scored(examples.latent, windows, [holds(explanation.predicate, w) for w in windows], "ok")
-        parts = packed(windows, self.windows_per_request)
+            ruled = [(holds(explanation.predicate, item.window), None) for item in items]
+            return self.scored(examples.latent, _answers(items, ruled), "ok", items)
+        parts = packed(items, self.windows_per_request)
         if len(replies) != len(parts):
             return Score(examples.latent, "no_judge")
-        predicted: list[bool | None] = []
+        said: list[tuple[bool | None, float | None]] = []
         trouble = ""
         for reply, part in zip(replies, parts, strict=True):
-            found = answers_in(reply, len(part))
-            if found is None:
-                trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
-            predicted += found or [None] * len(part)
-        return scored(examples.latent, windows, predicted, trouble or "ok")
+            found, likely = answers_in(reply), probabilities(reply)
+            for name in ids(len(part)):
+                answer = found.get(name)
+                known = isinstance(answer, bool)
+                said.append((answer, likely.get(name)) if known else (None, None))
+                if not known:
+                    trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
+        return self.scored(examples.latent, _answers(items, said), trouble or "ok", items)
+
+    def scored(self, latent: int, answers: Sequence[Answer], trouble: str, items: Sequence[Item]) -> Score:
+        """The score of some judgements. ``trouble`` is its status where a class was left without any."""
+        known = [answer for answer in answers if answer.predicted is not None]
+        n, n_positive = len(known), sum(answer.truth for answer in known)
+        accuracy = balanced_accuracy(known)
+        if accuracy is None:
+            return Score(latent, trouble, n=n, n_positive=n_positive, answers=tuple(answers))
+        return Score(
+            latent, "ok", accuracy.value, accuracy.low, accuracy.high, n, n_positive, n_positive / n, tuple(answers),
+            extra=rates(answers),
+        )  # fmt: skip
 
 
-def scored(latent: int, windows: Sequence[Window], predicted: Sequence[bool | None], trouble: str) -> Score:
-    """The score of some judgements. ``trouble`` is its status where a class was left without any."""
-    answers = tuple(Answer(w.window_id, w.activating, p, w.quantile, group=w.group) for w, p in zip(windows, predicted, strict=True))
+def passage(window: Window) -> str:
+    """A window's text, with an ellipsis before it where the text began earlier: only so can a place in a text be told."""
+    return before(window) + printable(window.text)
+
+
+def before(window: Window) -> str:
+    """What stands before a window that does not begin its text."""
+    return "" if window.starts_context else "\u2026"
+
+
+def rates(answers: Sequence[Answer]) -> dict[str, Any]:
+    """What is told beside the value: both rates, the silent windows by group, the active ones by quantile, the area
+    under the curve of the judge's probabilities, and how many judgements are missing."""
     known = [answer for answer in answers if answer.predicted is not None]
-    n, n_positive = len(known), sum(answer.truth for answer in known)
-    accuracy = balanced_accuracy(known)
-    if accuracy is None:
-        return Score(latent, trouble, n=n, n_positive=n_positive, answers=answers)
-    rates = {"true_positive_rate": accuracy.true_positive_rate, "true_negative_rate": accuracy.true_negative_rate}
-    return Score(
-        latent, "ok", accuracy.value, accuracy.low, accuracy.high, n, n_positive, n_positive / n, answers,
-        extra={**rates, "n_missing": len(answers) - n},
-    )  # fmt: skip
+    groups = sorted({a.group for a in known if not a.truth})
+    quantiles = sorted({a.quantile for a in known if a.truth})
+    return {
+        "true_positive_rate": _rate([a for a in known if a.truth])["rate"],
+        "true_negative_rate": _rate([a for a in known if not a.truth])["rate"],
+        "true_negative_rate_by_group": {g: _rate([a for a in known if not a.truth and a.group == g]) for g in groups},
+        "true_positive_rate_by_quantile": {
+            str(q): _rate([a for a in known if a.truth and a.quantile == q]) for q in quantiles
+        },
+        "auroc": area(known),
+        "n_missing": len(answers) - len(known),
+    }
 
 
-def packed(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Consecutive parts of nearly equal length, none longer than ``size``."""
-    n_parts = -(-len(items) // size)
-    bounds = [len(items) * i // n_parts for i in range(n_parts + 1)] if n_parts else []
-    return [items[a:b] for a, b in itertools.pairwise(bounds)]
+def _rate(answers: Sequence[Answer]) -> dict[str, Any]:
+    if not answers:
+        return {"rate": None, "low": None, "high": None, "n": 0}
+    n_right = sum(a.predicted == a.truth for a in answers)
+    low, high = wilson(n_right, len(answers))
+    return {"rate": n_right / len(answers), "low": low, "high": high, "n": len(answers)}
 
 
-def answers_in(reply: Reply, n: int) -> list[bool] | None:
-    """The ``n`` answers of a reply; None when it does not hold just that, since which is whose is then unknown."""
-    if reply.status != "ok":
+def area(answers: Sequence[Answer]) -> float | None:
+    """Area under the receiver operating characteristic of the answers' probabilities: how often a true one has more
+    than a false one, ties counting half. None when a class has none."""
+    yes = sorted(a.probability for a in answers if a.truth and a.probability is not None)
+    no = sorted(a.probability for a in answers if not a.truth and a.probability is not None)
+    if not (yes and no):
         return None
-    try:
-        answers = reply.json()["answers"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(answers, list) or len(answers) != n or not all(isinstance(a, bool) for a in answers):
-        return None
-    return answers
+    won = sum((p > q) + (p == q) / 2 for p in yes for q in no)
+    return won / (len(yes) * len(no))
 
 
-def _question(label: str, windows: Sequence[Any]) -> str:
-    return json.dumps({"description": printable(label), "windows": list(windows)}, ensure_ascii=False)
-
-
-def _evenly(windows: list[Window], n: int, draw: Random) -> list[Window]:
-    """At most ``n`` windows, as many from each quantile; the strongest ones only where the sampled ones do not do."""
-    taken: dict[str, Window] = {}
-    for sampled in (True, False):
-        layers: dict[int, list[Window]] = {}
-        for window in windows:
-            if (window.group != "top") == sampled:
-                layers.setdefault(window.quantile, []).append(window)
-        for layer in layers.values():
-            draw.shuffle(layer)
-        for i in range(max(map(len, layers.values()), default=0)):
-            at_i = [layers[q][i] for q in sorted(layers) if i < len(layers[q])]
-            draw.shuffle(at_i)
-            for window in at_i:
-                if len(taken) < n:
-                    taken.setdefault(window.window_id, window)
-    return list(taken.values())
-
-
-def _halves(windows: list[Window], n: int, draw: Random) -> list[Window]:
-    """At most ``n`` windows: half near misses, half random ones, each filling up for the other."""
-    different = list({window.window_id: window for window in windows}.values())
-    near = [w for w in different if w.group == "near_miss"]
-    other = [w for w in different if w.group != "near_miss"]
-    draw.shuffle(near)
-    draw.shuffle(other)
-    n_near = min(len(near), max(n // 2, n - len(other)))
-    return near[:n_near] + other[: n - n_near]
+def _answers(items: Sequence[Item], said: Sequence[tuple[bool | None, float | None]]) -> list[Answer]:
+    return [
+        Answer(i.window.window_id, i.truth, predicted, i.window.quantile if i.truth else -1, probability, i.group)
+        for i, (predicted, probability) in zip(items, said, strict=True)
+    ]

@@ -89,10 +89,18 @@ class Scorer(Spec):
     """What ``Score.value`` is: also ``recall``, ``accuracy``, ``correlation``, ``AUROC``."""
 
     CHANCE: ClassVar[float] = 0.5
-    """The value that an explanation without worth comes to."""
+    """The value that an explanation without worth comes to; ``Score.extra["chance"]`` takes its place where a score
+    has one of its own."""
+
+    RANGE: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Least and greatest value that there can be."""
 
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     """Artifacts that it rests on beside ``mine`` and ``explain``: ``lm``, ``sae``, ``amplify``."""
+
+    USES_EXPLANATION: ClassVar[bool] = True
+    """False for a scorer that tells how clear a latent is in itself: it has no blind control, since another latent's
+    explanation changes nothing, and it measures latents that nobody could explain, too."""
 
     def needs_client(self, explanation_has_predicate: bool) -> bool:
         """Whether an LLM must judge an explanation that has a predicate, or has none."""
@@ -149,4 +157,5 @@ def wilson(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     share = n_right / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding leaves 1 below a share of 1

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import tasks.clients
+from artifacts import ledger
 from artifacts.journal import Journal
 from tasks.asking import Questions
 from tasks.clients.base import Client, ClientError, Request
@@ -17,6 +18,7 @@ from tasks.kinds import decode, kinds
 from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests.fake_anthropic import FakeAnthropic
+from tests.fake_openai import FakeOpenAI
 
 CONF = Path(__file__).parents[2] / "conf/client"
 KEY = "sk-canary-key"
@@ -29,14 +31,24 @@ def anthropic(monkeypatch) -> Iterator[tuple[Runtime, FakeAnthropic]]:
         yield Runtime(base_url=api.url, poll_seconds=0.02), api
 
 
-SERVERS = {"anthropic_batch": anthropic}
+@contextmanager
+def openai(monkeypatch) -> Iterator[tuple[Runtime, FakeOpenAI]]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeOpenAI(answer=lambda params: '{"yes": true}') as api:
+        yield Runtime(base_url=api.url, poll_seconds=0.02), api
+
+
+SERVERS = {"anthropic_batch": anthropic, "anthropic": anthropic, "openai": openai}
 """A local server for each kind: a context manager giving a runtime and an object with ``paid``, a Counter."""
 
 every = pytest.mark.parametrize("kind", kinds(tasks.clients))
 
 
 def client(kind: str) -> Client:
-    return decode(tasks.clients, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "client")
+    """As its YAML says; of models that are the user's choice, the price is too."""
+    found = decode(tasks.clients, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "client")
+    unpriced = getattr(found, "price", True) is None
+    return found.model_copy(update={"price_input": 1.0, "price_output": 2.0}) if unpriced else found
 
 
 def questions(n: int = 4) -> list[Request]:
@@ -45,7 +57,7 @@ def questions(n: int = 4) -> list[Request]:
 
 @pytest.fixture
 def served(kind, monkeypatch):
-    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
+    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     if kind not in SERVERS:
         pytest.skip(f"no local server for {kind}; add one to SERVERS")
@@ -119,6 +131,24 @@ def test_the_limit_holds_and_nothing_is_sent_beyond_it(kind, served, tmp_path):
     with pytest.raises(ClientError, match=r"runtime\.max_usd = 0, but .*; set runtime.max_usd="):
         list(client(kind).answer(questions(), Journal(tmp_path), runtime.model_copy(update={"max_usd": 0}), Progress()))
     assert not api.paid
+
+
+@every
+def test_what_is_paid_is_in_the_ledger(kind, served, tmp_path):
+    runtime, _ = served
+    paid = sum(r.usage.usd for r in client(kind).answer(questions(), Journal(tmp_path), runtime, Progress()))
+    rows = ledger.rows(Journal(tmp_path))
+    assert sum(row["usd"] for row in rows) == pytest.approx(paid) and not any(row["possibly_usd"] for row in rows)
+    if paid:
+        assert [(row["kind"], row["n_requests"], row["n_answered"]) for row in rows] == [(kind, 4, 4)]
+        assert paid <= client(kind).estimate(questions()).usd
+
+
+@every
+def test_the_limit_may_be_lifted(kind, served, tmp_path):
+    runtime, _ = served
+    free = runtime.model_copy(update={"max_usd": None})
+    assert {r.status for r in client(kind).answer(questions(), Journal(tmp_path), free, Progress())} == {"ok"}
 
 
 @every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,22 @@ CONF = Path(__file__).parents[2] / "conf/explainer"
 every = pytest.mark.parametrize("kind", kinds(tasks.explainers))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_file_of_explanations(tmp_path_factory):
+    """What kinds with a ``path`` read: explanations of latents 0 to 4, of which 4 could not be explained."""
+    file = tmp_path_factory.mktemp("explanations") / "explanations.csv"
+    rows = [f"{i},ok,the word {WORDS[i]}" for i in range(4)]
+    file.write_text("\n".join(["latent,status,label", *rows, "4,refused,"]))
+    SOURCE["path"] = str(file)
+
+
+SOURCE: dict[str, str] = {}
+
+
 def explainer(kind: str) -> Explainer:
-    return decode(tasks.explainers, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "explainer")
+    """The kind as its YAML has it, made ready as composing a run does."""
+    fields = yaml.safe_load((CONF / f"{kind}.yaml").read_text())
+    return decode(tasks.explainers, {**fields, **(SOURCE if "path" in fields else {})}, "explainer").pinned()
 
 
 def answered(requests) -> list[Reply]:
@@ -44,17 +59,29 @@ def explained(kind: str, examples) -> Explanation:
 
 @every
 def test_its_yaml_has_every_field_and_only_those(kind):
-    assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(explainer(kind)).model_fields)
+    filled = {"fingerprint"}  # when a run is composed
+    assert set(yaml.safe_load((CONF / f"{kind}.yaml").read_text())) == set(type(explainer(kind)).model_fields) - filled
 
 
 @every
-def test_a_planted_meaning_is_said_in_one_clean_line(kind):
+def test_what_it_says_is_one_clean_line_about_what_it_promises(kind):
     for latent in range(4):
-        found = explained(kind, latent_examples(latent))
-        assert (found.latent, found.status) == (latent, "ok")
-        assert found.label and found.label.isprintable() and WORDS[latent] in found.label
+        found, says = explained(kind, latent_examples(latent)), type(explainer(kind)).SAYS
+        assert found.latent == latent
+        if says == "nothing":
+            assert (found.status, found.label, found.confidence) == (kind, "", None)
+            continue
+        assert found.status == "ok" and found.label and found.label.isprintable()
+        assert (WORDS[latent] in found.label) == (says == "own") and any(word in found.label for word in WORDS)
         assert found.confidence is None or 0 <= found.confidence <= 1
         json.dumps([found.predicate, found.evidence])
+
+
+@every
+def test_a_rule_is_given_by_all_that_promise_one(kind):
+    one = explainer(kind)
+    assert not one.GIVES_PREDICATE or explained(kind, latent_examples(0)).predicate
+    assert not (one.GIVES_PREDICATE and one.NEEDS_CLIENT)
 
 
 @every
@@ -68,15 +95,39 @@ def test_the_same_examples_give_the_same_requests_and_explanation(kind):
 def test_windows_for_scoring_are_never_looked_at(kind):
     examples = latent_examples(2)
     train_only = dataclasses.replace(examples, windows=tuple(w for w in examples.windows if w.split == "train"))
+    kept = [i % 2 == 0 for i in range(len(examples.amplified.prompts))]  # of continuations, scorers judge every other
+    half = {
+        name: tuple(text if keep else "judged" for text, keep in zip(getattr(examples.amplified, name), kept, strict=True))
+        for name in ("prompts", "untouched", "steered")
+    }
+    train_only = dataclasses.replace(train_only, amplified=dataclasses.replace(examples.amplified, **half))
     assert explainer(kind).requests(examples) == explainer(kind).requests(train_only)
     assert explained(kind, examples) == explained(kind, train_only)
 
 
 @every
-def test_a_latent_without_examples_is_not_asked_about(kind):
-    assert explainer(kind).requests(dead(7)) == []
+def test_a_latent_without_examples_is_not_asked_about_and_has_no_label(kind):
+    one = explainer(kind)
+    assert one.requests(dead(7)) == []
     found = explained(kind, dead(7))
-    assert (found.latent, found.status, found.label) == (7, "too_few_examples", "")
+    if "path" in type(one).model_fields or one.SAYS == "nothing":  # these do not look at examples
+        assert found == dataclasses.replace(explained(kind, latent_examples(7)), latent=7)
+    else:
+        assert (found.latent, found.label) == (7, "") and found.status in ("too_few_examples", "not_amplified")
+
+
+@every
+def test_without_ok_there_is_no_label_and_the_status_is_one_word(kind):
+    one = explainer(kind)
+    for examples in (dead(7), latent_examples(4), latent_examples(11, n=1)):
+        found = one.read(answered(one.requests(examples)), examples)
+        assert re.fullmatch("[a-z_]+", found.status) and (found.status == "ok") == bool(found.label)
+
+
+@every
+def test_an_sae_that_it_can_explain_is_not_complained_of(kind):
+    explainer(kind).check()
+    explainer(kind).check(n_latents=12, sae="train/" + "0" * 64)
 
 
 @every
@@ -89,7 +140,11 @@ def test_only_explainers_that_say_so_ask_anything(kind):
 def test_corpus_text_moves_nothing_but_the_data_of_a_request(kind):
     examples = latent_examples(0)
     sly = dataclasses.replace(
-        examples, windows=tuple(dataclasses.replace(w, tokens=(CANARY, *w.tokens[1:])) for w in examples.windows)
+        examples,
+        windows=tuple(dataclasses.replace(w, tokens=(CANARY, *w.tokens[1:])) for w in examples.windows),
+        sentences=tuple(dataclasses.replace(s, text=f"{CANARY} {s.text}") for s in examples.sentences),
+        promoted=((CANARY, 1.0), *examples.promoted),
+        amplified=dataclasses.replace(examples.amplified, steered=tuple(CANARY + t for t in examples.amplified.steered)),
     )
     one = explainer(kind)
     for plain, request in zip(one.requests(examples), one.requests(sly), strict=True):

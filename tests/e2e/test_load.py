@@ -8,6 +8,7 @@ from tests.load import client_settings, load
 from tests.servers import one_connection, prefect_server
 
 
+@pytest.mark.slow
 def test_sqlite_over_one_connection_refuses_nobody(tmp_path):
     with prefect_server(tmp_path, one_connection(tmp_path), PREFECT_SERVER_LOG_RETRYABLE_ERRORS="true") as server:
         got = load(server, processes=4, flows=2, stages=20, client=client_settings())

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from artifacts import ledger
+from artifacts.journal import Journal
 from tests.e2e.test_cli import saint
-from tests.fake_anthropic import FakeAnthropic
+from tests.fake_anthropic import HTML, FakeAnthropic
+from tests.fake_openai import FakeOpenAI, by_schema
 from tests.small import overrides
 
 KEY = "sk-canary-0123456789"
@@ -63,3 +66,36 @@ def test_the_plan_prices_llm_stages_and_opens_no_socket(world):
         stages = {s["stage"]: s for s in json.loads(done.stdout)["stages"]}
         assert stages["explain"]["usd"] > 0 and stages["score"]["usd"] > 0
         assert api.seen == []
+
+
+@pytest.mark.slow
+def test_live_clients_explain_and_judge_too_and_a_web_page_is_one_error(world):
+    live = ["client=openai", "client.model=m", "runtime.max_usd=none", "explain.latents=0:4"]
+    with FakeOpenAI(answer=by_schema) as api:
+        env = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": api.url}
+        asked = [*overrides(world), "runtime.mode=inline", *ASK, *live]
+        done = saint(world, "run", *asked, **env)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert api.paid and max(api.paid.values()) == 1
+        api.fault("chat", *[HTML] * 20)
+        done = saint(world, "run", *asked, "client.model=other", **env)
+        assert done.returncode == 1 and "but it answers with an HTML page ('Sign in')" in done.stderr
+        assert "Traceback" not in done.stderr and KEY not in done.stderr + done.stdout
+    rows = ledger.rows(Journal(world / "saint-store" / "journal"))
+    assert sum(api.paid.values()) == next(row["n_answered"] for row in rows if row["kind"] == "openai")
+
+
+def test_sentences_of_the_corpus_are_explained_and_what_was_said_can_be_loaded_again(world):
+    with FakeAnthropic() as api:
+        told = run(world, api, "explainer=sentence", "explain.latents=top:3", "scorers=[detection]")
+        assert told.returncode == 0, told.stderr[-3000:]
+        asked = [json.loads(r["params"]["messages"][0]["content"]) for b in api.batches.values() for r in b.requests]
+        sentences = [text for body in asked for text in body.get("sentences", [])]
+        assert sentences and all(text[0].isupper() and text.endswith(".") for text in sentences)
+        files = (world / "saint-store/explain").glob("*/*/attempts/*/data/explanations.parquet")
+        file = max(files, key=lambda path: path.stat().st_mtime_ns)
+        paid = dict(api.paid)
+        again = run(world, api, "explainer=load", f"explainer.path={file}", "explain.latents=top:3", "scorers=[detection]")
+        assert again.returncode == 0 and api.paid == paid  # the same labels, so the same questions to the judge
+        other = run(world, api, "explainer=load", f"explainer.path={file}", "train.seed=77")
+        assert other.returncode == 2 and "its explanations are of the latents of train/" in other.stderr

@@ -40,6 +40,15 @@ def stages(store: Store, what: str = "made") -> dict[str, int]:
     return found
 
 
+def makers(store: Store) -> dict[str, set[int]]:
+    """Processes that made something in the last run, by stage."""
+    found: dict[str, set[int]] = {}
+    for event in events(store, recorded(store)[-1]["id"]):
+        if event["what"] == "made":
+            found.setdefault(event["artifact"].split("/")[0], set()).add(event["pid"])
+    return found
+
+
 def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new(place, tmp_path):
     store = Store.at(tmp_path / "store")
     first = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
@@ -47,11 +56,8 @@ def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new
     assert "CE loss recovered" in first.stdout and "sweep.html" in first.stdout
     assert stages(store)["capture"] == 10 and stages(store)["train"] == 4
     lanes, watchers = place.jobs(tmp_path / "store")
-    by = {e["artifact"].split("/")[0]: set() for e in events(store, recorded(store)[-1]["id"]) if e["what"] == "made"}
-    for event in events(store, recorded(store)[-1]["id"]):
-        if event["what"] == "made":
-            by[event["artifact"].split("/")[0]].add(event["pid"])
-    assert len(lanes) >= 2 and len(by["train"] | by["mine_shard"] | by["evaluate"] | by["capture"]) >= 2
+    by = makers(store)
+    assert len(lanes) >= 2 and watchers  # whether the second finds anything left depends on how fast it starts
     assert by["report"] == by["explain"] == set(watchers)  # what needs no GPU is not given to one
     assert recorded(store)[-1]["status"] == "done"
 
@@ -77,6 +83,7 @@ def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request
         assert "12 jobs: 228 stages, 153 distinct, 0 found, 1 model pass" in first.stdout
         assert first.stdout.count("layers.") >= 12 and "sweep.html" in first.stdout
         assert stages(store)["capture"] == 15 and stages(store)["train"] == 12 and sum(stages(store).values()) == 153
+        assert len(makers(store)["train"]) == 2  # twelve of them: both lanes have their share
         (flow,) = [f for f in flow_states(lab) if "lane" not in f["name"]]
         shown = post(lab.server.url, "/artifacts/filter", {"artifacts": {"key": {"any_": ["sweep"]}}})
         assert flow["id"] in {a["flow_run_id"] for a in shown} and "expansion_factor" in shown[0]["data"]
@@ -95,6 +102,7 @@ def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request
         tidy(store)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, tmp_path):
     arguments = place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4")
     going = place.start(*arguments)
@@ -110,9 +118,10 @@ def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, t
     assert followed.returncode == 0 and f"run {run} is done" in followed.stdout
     assert [r["id"] for r in recorded(Store.at(tmp_path / "store"))] == [run]
     logged = place.saint("logs", run, f"backend.root={tmp_path / 'store'}")
-    assert "train/" in logged.stdout and "tokens/s" in logged.stdout and "lane 0 began on" in logged.stdout
+    assert "train/" in logged.stdout and "tokens/s" in logged.stdout and "a lane began on" in logged.stdout
 
 
+@pytest.mark.slow
 def test_a_lane_that_is_killed_is_replaced_and_the_run_succeeds(place, tmp_path):
     more = ("sae.expansion_factor=4", "train.n_tokens=400000")
     ran(place, place.sweep(tmp_path / "quiet", LAYERS, *more, mode="inline"))

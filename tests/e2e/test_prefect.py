@@ -152,6 +152,7 @@ def test_a_server_that_does_not_answer_is_told_and_not_waited_for(world):
     assert "runtime.mode=inline" in done.stderr and "resume: the same command" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_server_a_run_brings_its_own(tmp_path, world):
     done = saint(
         world, "run", *overrides(world), "train.seed=3", "explain.latents=0:4", PREFECT_HOME=str(tmp_path / "prefect")

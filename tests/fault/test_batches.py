@@ -273,7 +273,7 @@ def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
     ],
 )
 def test_a_server_is_asked_again_when_it_said(headers, seconds):
-    assert _batches_api._wait_asked(headers, 3.0) == seconds
+    assert _batches_api.wait_asked(headers, 3.0) == seconds
 
 
 def test_a_model_near_its_end_is_told_of(tmp_path):

@@ -49,7 +49,7 @@ def quiet(alone) -> dict:
     return digests(Store.at(store))
 
 
-@pytest.mark.parametrize("accident, seed", rounds(ALONE, 2, 35))
+@pytest.mark.parametrize("accident, seed", rounds(ALONE, 1, 35))
 def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
     store = tmp_path / "store"
     if accident is accidents.the_disk_is_full and os.geteuid() != 0:

@@ -70,7 +70,7 @@ def found(top: Path, name: str) -> set[str]:
     return {path for path in paths if path.endswith(name)}
 
 
-@pytest.mark.parametrize("which, checkpoint", [("lm", "tiny.pt"), ("sae", "checkpoint/loop.json")])
+@pytest.mark.parametrize("which, checkpoint", [pytest.param("lm", "tiny.pt", marks=pytest.mark.slow), ("sae", "checkpoint/loop.json")])
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(tmp_path, which, checkpoint):
     corpus_file = write_corpus(tmp_path / "corpus.parquet", n_documents=40)
     wanted = recipe(which, corpus_file)

@@ -9,17 +9,17 @@ from flows.config import composed, pipeline
 from flows.recipes import recipes
 
 KEYS = {
-    "analyse": "362842313b58febabaa4e9be3f13af4677bcbcb66cc13764b4020ec4f892ddf0",
+    "analyse": "a17e12b90c2a346b657bc29a4a18cf02f3cd52b454903f94de154dc5b427021f",
     "capture": "6f0c7badd970cf520f34533a9d4c07f0a85ed434cd7a9aebac1418722d56ba61",
     "corpus": "c63c771c0cc9d0935a1697b13cd0b76d720d72a86326fc2f8d35b992a9c9b847",
+    "encode": "a3ad0e32dfad61ab51ddc21b647893c54695970292147602b12f06a30e9d6049",
     "evaluate": "f837a2e9b317364b8490e147ef5af362328e7ae251ea2667680163e225da4d65",
-    "explain": "f4f402bfa232cb00e8dd5861337512385e89755c4772ef94ffa010f6d3a492fe",
+    "explain": "20ca59a593dfe5d8f6a068e0fd7bb67604bce5fa5d154bb4eb8c6a722dbc43ae",
     "lm": "536b8965819596842d0efaadf3ed45179c116e0415c8355edce9ac79920d5775",
-    "mine": "8bdedf6dc2ca7495a3345646a17ea82b09edf15f89acc20ed9f1e5010837d214",
-    "mine_shard": "b0636ddf6ccc29744fe23b53f129002512b17a9d39fa65f55a06205730d5eec9",
+    "mine": "faa806368cccba10d0bb34c341381f617024ccb7751fbb0f0995f03a4e3280cf",
     "normalise": "b4c7e38afe70b5819725cea606e511c569c7749bb638f746492c55c252c2aa88",
-    "report": "56024270da6730e3efbaeebbd1d3250c16ef1c7d7d43cd48338a7ff0153eb77d",
-    "score/detection": "000c9b62a9e9e4c3ff4d7d102a3c617daba31c23be20e9f7d8a9ce0903ed8922",
+    "report": "42a1d99b2c676bb0cf6d4cb9955b4efca8f86352d0d14035fb9868f030b53336",
+    "score/detection": "f530a47a8b5d1b7e0cb96b65ce970a03e0491c04a2e03f6bbae774d6e966dfec",
     "train": "6e7fe57905fa08801c4e2c012ec4d4dbdc6e1c1f2dbf3f77751bd6f65b57ba5b",
 }
 
@@ -30,8 +30,8 @@ def keys() -> dict[str, str]:
     wanted = recipes(replace(found, corpus=found.corpus.model_copy(update={"python": "3.11.7"})))
     named = {name: recipe.key for name, recipe in wanted.named["layers.1"].items()}
     shard = next(r for r in wanted.all() if r.stage.name == "capture")
-    survey = next(r for r in wanted.all() if r.stage.name == "mine_shard")
-    return {**named, "capture": shard.key, "mine_shard": survey.key}
+    encoded = next(r for r in wanted.all() if r.stage.name == "encode")
+    return {**named, "capture": shard.key, "encode": encoded.key}
 
 
 def test_the_keys_of_the_default_run_are_these():

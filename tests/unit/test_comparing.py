@@ -49,8 +49,7 @@ def noisy(params):
     if params["model"] == SONNET.model or "answers" not in found:
         return found
     shown = json.loads(params["messages"][0]["content"])["windows"]
-    wrong = [zlib.crc32(text.encode()) % 10 == 0 for text in shown]
-    return {"answers": [answer != flip for answer, flip in zip(found["answers"], wrong, strict=True)]}
+    return {"answers": {i: answer != (zlib.crc32(shown[i].encode()) % 10 == 0) for i, answer in found["answers"].items()}}
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,9 @@ ROOT = Path(__file__).parents[2]
         (["lm=hf"], "lm.path and lm.hub_id are both null"),
         (["lm=hf", "lm.path=none"], "lm.path = 'none', but there is no such folder"),
         (["explainer=default"], "explainer = 'default', but it asks an LLM and client is none; use client=anthropic_batch"),
+        (["client=openai"], "client.model is not set, but this configuration needs it; add client.model=..."),
+        (["runtime.max_usd=-1"], "runtime.max_usd = -1, but"),
+        (["runtime.max_usd=few"], "runtime.max_usd = 'few', but"),
         (["runtime.mode=cloud"], "runtime.mode = 'cloud', but"),
         (["explain.latents=9:3"], "latents"),
         (["backend.root=/dev/null/store"], "backend.root = '/dev/null/store', but /dev/null cannot be written"),
@@ -79,6 +82,12 @@ def test_paths_may_hold_what_hydra_keeps_for_itself(tmp_path):
     assert found.corpus.path == f"{tmp_path}/a,b (1)/*.parquet"
 
 
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_no_limit_on_spending_is_typed_as_people_type_it(word):
+    assert load([f"runtime.max_usd={word}"]).runtime.max_usd is None
+    assert load(["runtime.max_usd=0.5"]).runtime.max_usd == 0.5
+
+
 def test_runtime_and_backend_move_no_key_and_everything_else_does(tmp_path):
     world = overrides(tmp_path)
 
@@ -87,7 +96,7 @@ def test_runtime_and_backend_move_no_key_and_everything_else_does(tmp_path):
 
     plain = keys()
     assert keys("runtime.device=cpu", "runtime.lm_batch_tokens=64", "runtime.mode=inline", "backend.root=elsewhere") == plain
-    for more in ("sae.k=5", "train.seed=1", "corpus.seed=3", "mine.n_top=3", "capture.context_tokens=32", "norm=token"):
+    for more in ("sae.k=5", "train.seed=1", "corpus.seed=3", "mine.train_sampler.n=3", "capture.context_tokens=32", "norm=token"):
         assert keys(more)[-1] != plain[-1], more
 
 
@@ -103,12 +112,12 @@ def test_only_what_depends_on_a_setting_is_made_anew(tmp_path):
     world = overrides(tmp_path)
     base, other = (set(recipes(load([*world, *more])).all()) for more in ([], ["sae.k=5"]))
     changed = {r.stage.name for r in other - base}
-    assert changed == {"train", "evaluate", "mine_shard", "mine", "explain", "score", "analyse", "report"}
+    assert changed == {"train", "evaluate", "encode", "mine", "explain", "score", "analyse", "report"}
 
 
 def test_every_group_file_decodes_and_names_every_field():
-    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer"):
-        package = {"corpus": "corpora"}.get(group, group + "s")
+    for group in ("corpus", "lm", "norm", "sae", "explainer", "scorer", "windows", "sampler", "negative"):
+        package = {"corpus": "corpora", "windows": "windows"}.get(group, group + "s")
         for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
             from omegaconf import OmegaConf
 
@@ -157,3 +166,35 @@ def test_planning_imports_neither_torch_nor_prefect_nor_zarr():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_kinds_of_windows_samplers_and_negatives_are_picked_by_name_or_written_out():
+    def mine(*overrides: str):
+        return load(list(overrides)).mine
+
+    default = mine()
+    assert (default.windows.kind, default.train_sampler.kind, default.test_sampler.kind) == ("centred", "mix", "quantiles")
+    assert [(kind.kind, kind.n) for kind in default.negatives] == [("random", 40), ("near_miss", 20)]
+    assert mine("mine.windows=tiled", "mine.train_sampler=top").windows.kind == "tiled"
+    assert mine("windows@mine.windows=tiled", "mine.windows.window_tokens=64").windows.window_tokens == 64
+    assert mine("sampler@mine.train_sampler=top", "mine.train_sampler.n=7").train_sampler.n == 7
+    assert mine("mine.train_sampler={kind: top, n: 5}").train_sampler.payload() == {"kind": "top", "n": 5, "n_quantiles": 10}
+    assert [(k.kind, k.n) for k in mine("mine.negatives=[{kind: random, n: 3}]").negatives] == [("random", 3)]
+    assert mine("mine.negatives=[]").negatives == ()
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        ("mine.negatives=[random,random]", "mine.negatives = ['random', 'random'], but it names one twice; name each once"),
+        ("mine.negatives=[nope]", "mine.negatives.kind = 'nope', but tasks/negatives/ has "),
+        ("mine.train_sampler=nope", "mine.train_sampler.kind = 'nope', but tasks/samplers/ has "),
+        ("sampler@mine.test_sampler=nope", "sampler = 'nope', but conf/sampler/ has "),
+        ("mine.windows.window_tokens=2", "mine.windows.window_tokens = 2, but input should be greater than or equal to 4"),
+        ("mine.windows.min_tokens=40", "mine.windows.min_tokens = 40, but a window has at most 32"),
+    ],
+)
+def test_a_wrong_kind_of_window_or_sampler_is_told_before_any_work(typed, told):
+    with pytest.raises(SpecError) as error:
+        load([typed])
+    assert str(error.value).startswith(told)

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from artifacts.store import Store
-from tasks.asking import parsed_latents, selected
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.clients.base import ClientError, Reply
 from tasks.explain import ExplainSpec, explain, explanations
+from tasks.explainers._shown import STRANGERS, by_turns, marked, spread
 from tasks.explainers.base import Explainer, Explanation, one_line
-from tasks.explainers.default import SYSTEM, Default, by_turns, marked, spread
+from tasks.explainers.default import Default
 from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests import fake_anthropic as fake
@@ -62,7 +62,6 @@ def test_planted_meanings_are_found_and_every_row_has_its_price(store):
     found = explanations(opened)
     assert {i: e.label for i, e in found.items() if e.status == "ok"} == {i: f"the word {WORDS[i]}" for i in range(5)}
     assert found[5].status == "too_few_examples" and found[0].confidence == 0.9
-    assert found[0].evidence == {"reasoning": "seen"}
     rows = table(opened)
     assert all(r["usd"] > 0 and r["model"] == "claude-haiku-5-5" and len(r["request_digest"]) == 64 for r in rows[:5])
     assert (rows[5]["usd"], rows[5]["request_digest"], rows[5]["input_tokens"]) == (0.0, None, 0)
@@ -148,44 +147,6 @@ def test_an_explainer_that_needs_an_llm_says_so(store):
         make(explain(ExplainSpec(explainer=Default()), mine=world()), store)
 
 
-# which latents
-
-
-@pytest.mark.parametrize(
-    "typed, found",
-    [
-        ("all", [0, 1, 2, 3, 4, 5, 6, 7]), ("0:3", [0, 1, 2]), ("5:", [5, 6, 7]), (":2", [0, 1]), ("6:100", [6, 7]),
-        ([3, 1, 3], [1, 3]), (4, [4]), ([], None),
-    ],
-)  # fmt: skip
-def test_latents_are_chosen_by_name_range_or_list(typed, found):
-    if found is None:
-        with pytest.raises(SpecError, match="holds numbers from 0 up"):
-            parsed_latents(typed)
-    else:
-        assert list(selected(parsed_latents(typed), 8)) == found
-
-
-@pytest.mark.parametrize("typed", ["some", "1:2:3", ":", "-1:3", "1-3", [-1], [1.5], ["a"], [True], None, {"a": 1}])
-def test_other_choices_are_refused_as_typed(typed):
-    with pytest.raises(ValueError, match=r"explain\.latents = .*, but"):
-        ExplainSpec(explainer=Default(), latents=typed)
-
-
-def test_latents_that_the_sae_does_not_have_are_named():
-    with pytest.raises(SpecError, match=r"explain.latents = \[3, 8\], but the SAE has latents 0 to 7; leave out 8"):
-        selected((3, 8), 8)
-    with pytest.raises(SpecError, match="use a range within 0:8"):
-        selected("9:12", 8)
-
-
-def test_two_spellings_of_one_choice_have_one_key():
-    assert (
-        ExplainSpec(explainer=Default(), latents=[3, 1]).payload()
-        == ExplainSpec(explainer=Default(), latents=(1, 3)).payload()
-    )
-
-
 # the default explainer
 
 
@@ -206,7 +167,7 @@ def test_the_corpus_speaks_only_as_data(store):
     for params in asked:
         (message,) = params["messages"]
         shown = json.loads(message["content"])  # whatever a passage says, it cannot end its string
-        assert set(shown) == {"active", "silent", "promoted"} and params["system"] == SYSTEM
+        assert set(shown) == {"active", "silent", "promoted"} and STRANGERS in params["system"]
         texts = [part if isinstance(part, str) else part[0] for passage in shown["active"] for part in passage]
         assert any(CANARY in text for text in texts)
         assert "\x1b" not in message["content"] and '"label": "PWNED"' not in message["content"]
@@ -214,7 +175,7 @@ def test_the_corpus_speaks_only_as_data(store):
 
 def test_a_label_that_comes_back_is_one_clean_line():
     label = "\x1b[2Jthe\nword\u202e \u200bcat\x07" + " very" * 100
-    found = Default().read(reply(json.dumps({"label": label, "reasoning": "r", "confidence": 1})), latent_examples(0))
+    found = Default().read(reply(json.dumps({"label": label, "confidence": 1})), latent_examples(0))
     assert found.label.startswith("[2Jthe word cat very") and len(found.label) <= 200 and found.label.isprintable()
     assert found.confidence == 1 and one_line("a" * 300, 10) == "a" * 9 + "\u2026"
 

@@ -30,7 +30,7 @@ def line(found: Plan, stage: str) -> Line:
 def test_nothing_exists_so_everything_is_to_be_made():
     found = planned("capture.n_shards=4")
     assert all(line.missing == line.n and line.cached == line.skipped == 0 for line in found.lines)
-    assert found.json["missing"] == len(found.json["artifacts"]) == 20
+    assert found.json["missing"] == len(found.json["artifacts"]) == 21
     assert all(found.json["total"][name] > 0 for name in ("bytes", "seconds")) and found.json["total"]["usd"] == 0
 
 
@@ -44,7 +44,7 @@ def test_tokens_and_bytes_grow_with_hookpoints_but_the_time_of_the_pass_does_not
 
 def test_a_limit_on_tokens_is_kept_by_the_plan():
     found = planned("capture.max_tokens=1000", "capture.n_shards=4")
-    assert line(found, "capture").n_tokens == line(found, "mine_shard").n_tokens == 6 * 1000
+    assert line(found, "capture").n_tokens == line(found, "encode").n_tokens == 6 * 1000
 
 
 def test_dollars_are_for_what_an_llm_is_asked_and_for_nothing_else():

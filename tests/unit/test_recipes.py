@@ -25,7 +25,7 @@ def test_a_default_run_is_these_artifacts():
     for recipe in wanted("capture.n_shards=3").all():
         counts[recipe.stage.name] = counts.get(recipe.stage.name, 0) + 1
     assert counts == {
-        "corpus": 1, "lm": 1, "capture": 5, "normalise": 1, "train": 1, "evaluate": 1, "mine_shard": 4, "mine": 1,
+        "corpus": 1, "lm": 1, "capture": 5, "normalise": 1, "train": 1, "evaluate": 1, "encode": 4, "mine": 1,
         "explain": 1, "score": 1, "analyse": 1, "report": 1,
     }  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_an_sae_is_trained_without_the_test_split_and_evaluated_on_nothing_else(
     assert shards_below(named["normalise"]) == {"train"}
     assert shards_below(named["train"]) == {"train", "validation"}
     assert {shard.spec.split for shard in named["evaluate"].inputs["shards"]} == {"test"}
-    assert {s.inputs["shard"].spec.split for s in named["mine"].inputs["surveys"]} == {"train", "test"}
+    assert {s.inputs["shard"].spec.split for s in named["mine"].inputs["encoded"]} == {"train", "test"}
 
 
 def test_hookpoints_share_corpus_model_and_pass_but_no_sae():

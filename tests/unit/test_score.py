@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,9 +12,10 @@ from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer, Explanation
 from tasks.explainers.default import Default
 from tasks.score import ScoreSpec, partners, score
-from tasks.scorers.base import Scorer
+from tasks.scorers.base import Score, Scorer
 from tasks.scorers.detection import Detection
 from tasks.scorers.fuzzing import Fuzzing
+from tasks.scorers.recall import Recall
 from tasks.spec import Runtime
 from tests.fake_anthropic import FakeAnthropic, errored, succeeded
 from tests.making import make
@@ -79,6 +80,41 @@ def test_wrong_explanations_score_no_better_than_the_control(store):
     assert opened.summary["mean"] < 0.5
 
 
+def test_rows_name_the_metric_and_what_chance_comes_to(store):
+    mined, explained = told()
+    for scorer, metric in ((Detection(), "balanced accuracy"), (Recall(), "recall")):
+        opened = make(scored(scorer, mined, explained), store)
+        rows = table(opened)
+        assert {row["metric"] for row in rows} == {metric} == {opened.summary["metric"]}
+        own = [json.loads(row["extra"]).get("chance") for row in rows if row["status"] == "ok"]
+        wanted = own if metric == "recall" else [0.5] * 8
+        assert [row["chance"] for row in rows if row["status"] == "ok"] == wanted
+        assert opened.summary["chance"] == pytest.approx(sum(wanted) / len(wanted))
+
+
+class Coherent(Detection):
+    """Scores latents without regard to their explanations, and may come out below 0."""
+
+    kind: Literal["coherent"] = "coherent"  # type: ignore[assignment]
+    METRIC: ClassVar[str] = "correlation"
+    RANGE: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    USES_EXPLANATION: ClassVar[bool] = False
+
+    def needs_client(self, explanation_has_predicate):
+        return False
+
+    def score(self, replies, explanation, examples, seed, bench=None):
+        return Score(examples.latent, "ok", value=-0.9 if examples.latent % 2 else 0.1, low=-1.0, high=1.0)
+
+
+def test_a_scorer_that_uses_no_explanation_has_no_control_and_scores_what_nobody_could_explain(store):
+    opened = make(scored(Coherent(), *told()), store)
+    rows = table(opened)
+    assert opened.summary["n_ok"] == 9 and opened.summary["control_n"] == 0 and opened.summary["control_mean"] is None
+    assert rows[8]["status"] == "ok" and all(row["control_latent"] is None for row in rows)
+    assert -1 <= opened.summary["mean_low"] < opened.summary["mean"] < 0
+
+
 def test_answers_say_which_window_was_judged_how(store):
     answers = table(make(scored(Detection(), *told()), store), "answers")
     own, control = ([a for a in answers if a["control"] is c] for c in (False, True))
@@ -87,7 +123,7 @@ def test_answers_say_which_window_was_judged_how(store):
     assert all(a["truth"] == a["predicted"] for a in own) and all(a["window_id"].startswith("test/") for a in answers)
 
 
-@pytest.mark.parametrize("scorer", [Detection(), Fuzzing()])
+@pytest.mark.parametrize("scorer", [Detection(windows_per_request=8), Fuzzing(windows_per_request=8)])
 def test_an_llm_explains_and_judges_and_every_answer_is_paid_once(store, scorer):
     client, mined = AnthropicBatch(), world()
     explained = explain(ExplainSpec(explainer=Default(), client=client), mine=mined)
@@ -114,16 +150,17 @@ def test_failed_judgements_are_missing_and_a_latent_without_any_says_why(store):
         word = asked["description"].split()[-1]
         if word == WORDS[0]:
             return succeeded("no", stop="refusal")
-        if word == WORDS[1] and len(asked["windows"][0]) % 2:
+        if word == WORDS[1] and len(asked["windows"]["1"]) % 2:
             return errored()
         return knowing(params)
 
     with FakeAnthropic(answer=answer) as api:
-        opened = make(scored(Detection(), *told(rule=False), AnthropicBatch(), control=False), store, runtime(api))
+        opened = make(scored(Detection(windows_per_request=8), *told(rule=False), AnthropicBatch(), control=False), store, runtime(api))
     rows = table(opened)
     assert (rows[0]["status"], rows[0]["value"], rows[0]["n"]) == ("refused", None, 0)
     assert all(r["value"] == 1.0 for r in rows[2:8])
     assert rows[1]["n"] < 24 and rows[1]["value"] in (None, 1.0)
+    assert opened.summary["n_missing"] == sum(a["predicted"] is None for a in table(opened, "answers")) >= 24
 
 
 def test_a_control_is_another_latents_explanation_and_says_something_else():

@@ -1,0 +1,137 @@
+"""What clients that are paid share: prices, estimates, the limit on spending, and how the three are told."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from tasks.clients.base import Client, ClientError, Request, Usage
+from tasks.prices import Price, price_of, retirement
+from tasks.spec import SpecError
+
+if TYPE_CHECKING:
+    from tasks.progress import Progress
+    from tasks.spec import Runtime
+
+BYTES_PER_TOKEN = 2.5
+"""A low guess, so that estimates err on the dear side: our prompts are JSON, which has short tokens."""
+
+OVERHEAD_TOKENS = 50
+"""What an API adds to a prompt, as a rule; ``MOST_OVERHEAD_TOKENS`` is what it may add, for a schema above all."""
+
+MOST_OVERHEAD_TOKENS = 600
+
+
+class Priced(Client):
+    """A client that costs money by the token."""
+
+    model: str
+    """Model id."""
+
+    price_input: float | None = Field(None, ge=0)
+    """US dollars per million input tokens, before any discount for batches; null takes our table. Never enters a key."""
+
+    price_output: float | None = Field(None, ge=0)
+    """US dollars per million output tokens, before any discount for batches; null takes our table. Never enters a key."""
+
+    NOT_ASKED: ClassVar[frozenset[str]] = frozenset({"price_input", "price_output"})
+    """Fields that change no answer."""
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> Self:
+        if (self.price_input is None) != (self.price_output is None):
+            raise SpecError(
+                f"client.price_input = {self.price_input}, but client.price_output = {self.price_output}; "
+                "set both or none"
+            )
+        return self
+
+    def payload(self) -> dict[str, Any]:
+        return {name: value for name, value in super().payload().items() if name not in self.NOT_ASKED}
+
+    @property
+    def price(self) -> Price | None:
+        """What is paid, as configured or from our table."""
+        if self.price_input is not None and self.price_output is not None:
+            return Price(self.price_input, self.price_output)
+        return price_of(self.model)
+
+    def usd(self, input_tokens: int, output_tokens: int) -> float | None:
+        """What one request costs in the way that this client asks; None without a price."""
+        return self.price.live_usd(input_tokens, output_tokens) if self.price else None
+
+    def check_price(self, runtime: Runtime) -> None:
+        """Raise ``SpecError`` when there is a limit on spending that no price could hold to."""
+        if self.price is None and runtime.max_usd is not None:
+            raise SpecError(
+                f"client.model = {self.model!r}, but its price is not in our table, so runtime.max_usd could not be "
+                "kept; set client.price_input and client.price_output (US dollars per million tokens), or "
+                "runtime.max_usd=none for no limit"
+            )
+
+    def estimate(self, requests: Iterable[Request]) -> Usage:
+        """The most that some requests should cost: every answer as long as it may be. Dollars None without a price."""
+        input_tokens = output_tokens = 0
+        usd = 0.0
+        for request in requests:
+            asked = OVERHEAD_TOKENS + int(n_bytes(request) / BYTES_PER_TOKEN)
+            input_tokens += asked
+            output_tokens += request.max_tokens
+            usd += self.usd(asked, request.max_tokens) or 0.0
+        return Usage(input_tokens, output_tokens, usd if self.price else None)
+
+    def most_usd(self, request: Request) -> float:
+        """The most that one request can cost whatever it says: no token is shorter than a byte. 0 without a price."""
+        return self.usd(MOST_OVERHEAD_TOKENS + n_bytes(request), request.max_tokens) or 0.0
+
+    def most_tokens(self, request: Request) -> int:
+        """Tokens that one request should take at most, input and output."""
+        return OVERHEAD_TOKENS + int(n_bytes(request) / BYTES_PER_TOKEN) + request.max_tokens
+
+
+def n_bytes(request: Request) -> int:
+    """Length of all that a request says."""
+    return len(json.dumps(request.payload, ensure_ascii=False).encode())
+
+
+def of(client: Priced, requests: Iterable[Request], digests: set[str]) -> Iterator[Request]:
+    """The requests that have these digests, each once."""
+    left = set(digests)
+    for request in requests:
+        if not left:
+            return
+        if (digest := client.digest(request)) in left:
+            left.discard(digest)
+            yield request
+
+
+def announced(client: Priced, most: Usage, n: int, n_asked: int, spent: float, limit: float | None) -> str:
+    """What is about to be sent, in a line."""
+    usd = "at a price that is not known" if most.usd is None else f"at most ${most.usd:.4f}"
+    return (
+        f"{n:,} of {n_asked:,} requests go to {client.model}: about {most.input_tokens:,} tokens "
+        f"in, at most {most.output_tokens:,} out, {usd}; "
+        f"spent so far ${spent:.4f}, {'no limit' if limit is None else f'limit ${limit:g}'}"
+    )
+
+
+def beyond(client: Priced, most: Usage, n: int, spent: float, limit: float) -> ClientError:
+    """The error of a limit that ends a run."""
+    usd = most.usd or 0.0
+    return ClientError(
+        f"runtime.max_usd = {limit:g}, but {n:,} requests to {client.model} may cost "
+        f"${usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={math.ceil(100 * (spent + usd)) / 100} or more, "
+        "or ask about fewer latents"
+    )
+
+
+def warn(client: Priced, host: str, progress: Progress) -> None:
+    """Tell of a model that is on its way out, and of a line that others can read."""
+    if warning := retirement(client.model):
+        progress.note(warning)
+    if not host.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+        progress.note(f"{host} is not encrypted, but the key and the corpus go through it; use https")

@@ -1,0 +1,56 @@
+"""Encode: a captured shard through the SAE, into a latent cache that can be read by latent.
+
+Values come straight from the encoder's sparse output; nothing dense in the number of latents is ever kept. One artifact is
+one shard, so that a run that died goes on with the next; ``tasks.mining.cache`` says what is in it.
+"""
+
+from __future__ import annotations
+
+from artifacts.activations import Activations
+from tasks.lazy import np
+from tasks.mining.cache import NpyFile
+from tasks.mining.sorting import ByLatent
+from tasks.spec import Spec
+from tasks.stage import Job, Summary, stage
+
+_ENCODE_ROWS = 4096
+_SORT_ROWS = 16384
+"""Rows sorted at a time. More make fewer runs to merge, and take more memory: 40 bytes an activation."""
+
+_COPY_ROWS = 1 << 20
+
+
+class EncodeSpec(Spec):
+    """Nothing to choose: the cache holds every activation as the SAE gives it."""
+
+
+@stage("encode", version=1, tags=("gpu",))
+def encode(job: Job[EncodeSpec]) -> Summary:
+    """Cache the latents of one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture)."""
+    from tasks.lm.loading import device_of
+    from tasks.trained import TrainedSAE
+
+    shard = job.one("shard")
+    sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
+    device = sae.W_dec_ND.device
+    rows = Activations.open(shard.path, str(shard.artifact))
+    split = shard.summary["split"]
+    by_latent = ByLatent(job.attempt.scratch / "runs", sae.n_latents)
+    with job.progress.bar(f"encode {split}", rows.n_rows, "tokens") as bar:
+        for start in range(0, rows.n_rows, _SORT_ROWS):
+            stop = min(start + _SORT_ROWS, rows.n_rows)
+            index, value = [], []
+            for first in range(start, stop, _ENCODE_ROWS):
+                found = sae.encode(rows.activations(first, min(first + _ENCODE_ROWS, stop)).to(device))
+                index.append(found.index_BK.cpu().numpy())
+                value.append(found.value_BK.float().cpu().numpy())
+            by_latent.take(start, np.concatenate(index), np.concatenate(value))
+            job.attempt.check()
+            bar.advance(stop - start)
+    n = by_latent.finish(job.out)
+    for name in ("token_id", "document_id", "sentence_id"):
+        with NpyFile(job.out / f"{name}.npy", np.int32, rows.n_rows) as file:
+            for start in range(0, rows.n_rows, _COPY_ROWS):
+                file.write(rows.column(name, start, start + _COPY_ROWS))
+    np.save(job.out / "context_offsets.npy", np.asarray(rows.context_offsets, np.int64))
+    return {"n_rows": rows.n_rows, "split": split, "n_latents": sae.n_latents, "n_activations": n}

@@ -1,0 +1,1 @@
+"""Kinds of samplers: which of a latent's activating windows are kept."""
