@@ -117,7 +117,8 @@ def asking(client: Mapping[str, Any], p: Any) -> Iterator[Check]:
         yield Check("llm", "ok", "client is none: no LLM is asked, and no key is needed")
         return
     try:
-        decode("tasks.clients", client, "client").check(p.runtime if p is not None else Runtime())
-        yield Check("llm", "ok", f"{kind}: credentials are set")
+        found = decode("tasks.clients", client, "client")
+        found.check(p.runtime if p is not None else Runtime())
+        yield Check("llm", "ok", f"{kind}: {'credentials are set' if found.PAID else 'no key is needed'}")
     except SpecError as error:
         yield from_error("llm", error)

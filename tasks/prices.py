@@ -31,11 +31,14 @@ class Price:
 
     long_factor: float = 1.0
 
+    batch: float = BATCH
+    """Price in a batch, relative to the standard rate."""
+
     def batch_usd(
         self, input_tokens: int, output_tokens: int, write_5m: int = 0, write_1h: int = 0, read: int = 0
     ) -> float:
         """What one request costs in a batch. ``input_tokens`` are those outside the cache."""
-        return BATCH * self.live_usd(input_tokens, output_tokens, write_5m, write_1h, read)
+        return self.batch * self.live_usd(input_tokens, output_tokens, write_5m, write_1h, read)
 
     def live_usd(
         self, input_tokens: int, output_tokens: int, write_5m: int = 0, write_1h: int = 0, read: int = 0

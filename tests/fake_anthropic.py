@@ -260,6 +260,8 @@ class FakeAnthropic:
         rows = [json.dumps({"custom_id": id, "result": result}).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
+        if fault == GARBAGE:
+            rows[0] = b"<html>" + rows[0]
         if fault == DUPLICATE:
             spoiled = json.dumps({"custom_id": items[0][0], "result": {"type": "expired"}}).encode()
             rows.append(spoiled + b"\n")
@@ -273,6 +275,16 @@ class FakeAnthropic:
 def digest(params: dict[str, Any]) -> str:
     """The ledger's name for a request."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
+
+
+def page(handler: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict[str, str]) -> None:
+    """Send one whole answer."""
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.send_header("content-length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
 
 
 class _Server(ThreadingHTTPServer):
@@ -291,13 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def _send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(code)
-        for name, value in {"content-type": "application/json", "request-id": "req_1", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        headers = {"content-type": "application/json", "request-id": "req_1", **(headers or {})}
+        page(self, code, json.dumps(body).encode(), headers)
 
     def _drop(self) -> None:
         self.close_connection = True
@@ -329,6 +336,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
         if where == "message":
             return self._message(json.loads(body), fault)
+        if fault == HTML:
+            return page(self, 200, PAGE, {"content-type": "text/html"})
+        if fault == GARBAGE and where == "create":  # taken all the same
+            self.api.create(json.loads(body)["requests"])
+        if fault == GARBAGE and where != "results":
+            return page(self, 200, b'{"id": ', {"content-type": "application/json"})
         if where == "create":
             shown = self.api.create(json.loads(body)["requests"])
             return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)

@@ -1,22 +1,27 @@
-"""The message-batches API of the official SDK, with the retries, the host and the errors in our hands.
+"""Batches APIs through the official SDKs, with the retries, the host and the errors in our hands.
 
-The SDK retries a POST whose answer was lost, and so makes a second paid batch; it sleeps as long as a ``retry-after``
-says; and it takes the key to whatever host ``results_url`` names. So every call here goes out once, to one host,
-without following redirects, and what to do next is decided below.
+The SDKs retry a POST whose answer was lost, and so make a second paid batch; they sleep as long as a ``retry-after``
+says; and they take the key to whatever host a url names. So every call here goes out once, to one host, without
+following redirects, and what to do next is decided below. ``BatchAPI`` is what an exchange needs of an API;
+``_anthropic_batches`` and ``_openai_batches`` are two.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tasks.clients.base import ClientError
+
+if TYPE_CHECKING:
+    from artifacts.journal import Entry
+    from tasks.prices import Price
 
 T = TypeVar("T")
 
@@ -44,6 +49,18 @@ class Cut(ClientError):
     """Results ended before their end."""
 
 
+class NotFound(ClientError):
+    """The API has no such thing, or none that this key may see."""
+
+
+class Again(NamedTuple):
+    """A failure that may pass."""
+
+    reason: str
+    wait: float
+    """Seconds before the next try."""
+
+
 class Batch(NamedTuple):
     """What the API says of a batch."""
 
@@ -54,136 +71,127 @@ class Batch(NamedTuple):
     """Requests in all once it has ended; before that, those still being worked on."""
 
     created: datetime
-    archived: bool
+    archived: bool = False
+    """Whether its results are no longer kept."""
+
+    rest: tuple[str, str] | None = None
+    """Status and detail of requests that its results are silent about; None where they tell of each."""
+
+    n_answered: int = 0
+    """Requests that were answered, where ``rest`` is given: results that hold fewer answers are cut."""
+
+    files: tuple[str, ...] = ()
+    """Where its results lie, for an API that keeps them in files."""
+
+    input: str = ""
+    """Its requests, likewise."""
 
 
-class BatchesAPI:
-    """One host, one key. ``sleep`` is a seam for tests."""
+class BatchAPI:
+    """What an exchange needs of an API: one host, one key, batches that are paid for once they were taken."""
 
-    def __init__(self, base_url: str | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
-        import anthropic
+    MOST_BYTES: ClassVar[int]
+    """Size of a batch that is surely taken."""
 
-        self._sleep = sleep
-        try:
-            self._client = anthropic.Anthropic(
-                base_url=base_url, max_retries=0, http_client=anthropic.DefaultHttpxClient(follow_redirects=False)
-            )
-        except anthropic.AnthropicError as error:
-            raise ClientError(
-                f"client: the SDK found no usable credentials ({scrubbed(str(error))}); mend them"
-            ) from None
-        self.host = str(self._client.base_url).rstrip("/")
+    host: str
+    _sdk: ModuleType
+    _sleep: Callable[[float], None]
 
-    @property
-    def has_credentials(self) -> bool:
-        """Whether the environment or a profile gives the SDK anything to identify itself with."""
-        return any((self._client.api_key, self._client.auth_token, self._client.credentials))
+    def mark(self) -> dict[str, Any]:
+        """What an intent must note, so that its batch is found when the acknowledgement is lost."""
+        return {}
 
-    def create(self, requests: list[dict[str, Any]]) -> str:
-        """Send a batch, once; returns its id.
+    def create(self, entry: str, requests: Mapping[str, dict[str, Any]]) -> str:
+        """Send a batch of custom id to params, once, for an entry of the journal; returns its id.
 
         Raises ``Unacknowledged`` when nobody can say whether it was taken, other ``ClientError`` when it was not.
         """
-        batch = self._call(lambda: self._client.messages.batches.create(requests=requests), posts=True)
-        if not isinstance(getattr(batch, "id", None), str):
-            raise Unacknowledged(f"{self.host} answered a new batch with something else; give the same command again")
-        return batch.id
+        raise NotImplementedError
 
     def retrieve(self, id: str) -> Batch | None:
         """The state of a batch; None when this key cannot see one of that id."""
-        try:
-            return _batch(self._call(lambda: self._client.messages.batches.retrieve(id)))
-        except _NotFound:
-            return None
+        raise NotImplementedError
 
-    def newest(self) -> str | None:
-        """The id of the batch that was created last."""
-        page = self._call(lambda: self._client.messages.batches.list(limit=1))
-        return page.data[0].id if page.data else None
+    def results(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """The results of a batch that has ended, streamed: objects with a ``custom_id``.
 
-    def newer_than(self, marker: str | None) -> Iterator[Batch]:
-        """Batches created after the one of that id (all, for None), newest first."""
-        after: dict[str, str] = {}
-        while True:
-            page = self._call(lambda after=after: self._client.messages.batches.list(limit=100, **after))
-            for batch in page.data:
-                if batch.id == marker:
-                    return
-                yield _batch(batch)
-            if not page.has_more or not page.data:
-                return
-            after = {"after_id": page.data[-1].id}
-
-    def results(self, id: str) -> Iterator[dict[str, Any]]:
-        """The results of a batch that has ended, streamed from our host whatever ``results_url`` says.
-
-        Raises ``Cut`` when they break off.
+        Raises ``Cut`` when they break off, ``NotFound`` when they are no longer kept.
         """
-        import anthropic
-        import httpx2
-        from anthropic._decoders.jsonl import JSONLDecoder
+        raise NotImplementedError
 
-        path = f"/v1/messages/batches/{id}/results"
-        options = {"headers": {"Accept": "application/binary"}}
-        lines = self._call(
-            lambda: self._client.get(path, cast_to=JSONLDecoder[dict[str, object]], stream=True, options=options)
-        )
-        try:
-            for line in lines:
-                if not isinstance(line, dict):
-                    raise Cut(f"a result of batch {id} is no JSON object")
-                yield line
-        except (json.JSONDecodeError, httpx2.HTTPError, anthropic.APIConnectionError) as error:
-            raise Cut(f"the results of batch {id} break off ({scrubbed(str(error))})") from None
-        finally:
-            lines.close()
+    def record(self, digest: str, result: dict[str, Any], price: Price | None) -> dict[str, Any]:
+        """What the journal keeps of a result."""
+        raise NotImplementedError
+
+    def candidates(self, entry: Entry) -> set[str]:
+        """Ids of batches that may be the one of an intent, as far as a list shows."""
+        raise NotImplementedError
+
+    def is_of(self, id: str, entry: Entry) -> bool | None:
+        """Whether a candidate is the intent's batch; None as long as nobody can tell. May raise ``Cut``."""
+        raise NotImplementedError
+
+    def forget(self, entry: Entry, batch: Batch | None) -> None:
+        """Take back what lies at the API for nothing, of an entry that was fetched, or never taken (None)."""
 
     def _call(self, call: Callable[[], T], posts: bool = False) -> T:
         """Call once, and again while that is safe and useful."""
-        import anthropic
-
         for tried in range(1, TRIES + 1):
-            wait = min(0.5 * 2**tried, 30.0)
             try:
-                return call()
-            except anthropic.APIConnectionError as error:
-                reason = f"{type(error.__cause__ or error).__name__}: {error}"
-                if posts and not never_connected(error):
-                    raise Unacknowledged(
-                        f"{self.host} took a batch's bytes, but the connection broke before its answer "
-                        f"({scrubbed(reason)}); give the same command again, which looks for the batch first"
-                    ) from None
-            except anthropic.APIResponseValidationError as error:
-                kind = Unacknowledged if posts else ClientError
-                raise kind(
-                    f"{self.host} does not answer like the API ({scrubbed(str(error))}); check the address"
-                ) from None
-            except anthropic.APIStatusError as error:
-                reason = f"{error.status_code} {error.type or ''} {error.api_message or ''}".strip()
-                if error.status_code not in PASSING:
-                    raise self._refusal(error.status_code, scrubbed(reason)) from None
-                if posts and error.status_code not in SURELY_NOT_ACCEPTED:
-                    raise Unacknowledged(
-                        f"{self.host} answered a new batch with {scrubbed(reason)}, but may have taken it; "
-                        "give the same command again, which looks for the batch first"
-                    ) from None
-                wait = wait_asked(error.response.headers, wait)
-            except TypeError as error:  # how the SDK says that it has no key
-                if "authentication" not in str(error):
-                    raise
-                raise ClientError(
-                    f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key"
-                ) from None
+                found = call()
+            except Exception as error:
+                verdict = self._verdict(error, posts, min(0.5 * 2**tried, 30.0))
+            else:
+                if not isinstance(found, str):  # as which the SDKs hand out a page of HTML
+                    return found
+                verdict = self._strange(found, posts)
+            if isinstance(verdict, ClientError):
+                raise verdict  # out here, so that it drags no exception along whose request holds the key
             if tried < TRIES:
-                self._sleep(min(wait, LONGEST_WAIT_SECONDS))
+                self._sleep(min(verdict.wait, LONGEST_WAIT_SECONDS))
         raise Unreachable(
-            f"{self.host} cannot be used now, but {TRIES} tries were made (the last: {scrubbed(reason)}); "
+            f"{self.host} cannot be used now, but {TRIES} tries were made (the last: {verdict.reason}); "
             "nothing that was paid is lost: give the same command later"
         )
 
+    def _verdict(self, error: Exception, posts: bool, wait: float) -> ClientError | Again:
+        """What an exception of the SDK comes to. Raises what is none."""
+        if isinstance(error, self._sdk.APIConnectionError):
+            reason = scrubbed(f"{type(error.__cause__ or error).__name__}: {error}")
+            if posts and not never_connected(error):
+                return Unacknowledged(
+                    f"{self.host} took a batch's bytes, but the connection broke before its answer ({reason}); "
+                    "give the same command again, which looks for the batch first"
+                )
+            return Again(reason, wait)
+        if isinstance(error, self._sdk.APIResponseValidationError):
+            return self._strange(str(error), posts)
+        if isinstance(error, self._sdk.APIStatusError):
+            reason = scrubbed(f"{error.status_code} {error.type or ''} {_message(error)}".strip())
+            if error.status_code not in PASSING:
+                return self._refusal(error.status_code, reason)
+            if posts and error.status_code not in SURELY_NOT_ACCEPTED:
+                return Unacknowledged(
+                    f"{self.host} answered a new batch with {reason}, but may have taken it; "
+                    "give the same command again, which looks for the batch first"
+                )
+            return Again(reason, wait_asked(error.response.headers, wait))
+        if isinstance(error, ValueError):
+            reason = f"an answer that is no JSON: {scrubbed(str(error))}"
+            return self._strange(reason, posts) if posts else Again(reason, wait)
+        if isinstance(error, AttributeError) and isinstance(error.obj, str):  # a page of HTML, taken for a list
+            return self._strange(error.obj, posts)
+        if isinstance(error, TypeError) and "authentication" in str(error):  # how the SDK says that it has no key
+            return ClientError(f"client: the SDK cannot identify itself ({scrubbed(str(error))}); set a key")
+        raise error
+
+    def _strange(self, answer: Any, posts: bool = False) -> ClientError:
+        kind = Unacknowledged if posts else ClientError
+        return kind(f"{self.host} does not answer like the API ({scrubbed(str(answer))[:200]}); check the address")
+
     def _refusal(self, status: int, reason: str) -> ClientError:
         if status == 404:
-            return _NotFound(f"{self.host} knows no such thing ({reason}); check the address and the key's workspace")
+            return NotFound(f"{self.host} knows no such thing ({reason}); check the address and the key's workspace")
         if 300 <= status < 400:
             return ClientError(
                 f"{self.host} sends us elsewhere ({reason}), but the key goes to one host; set that address"
@@ -192,8 +200,19 @@ class BatchesAPI:
         return ClientError(f"{self.host} refused ({reason}); {what.get(status, 'mend the request')}")
 
 
-class _NotFound(ClientError):
-    pass
+def scrubbed(text: str) -> str:
+    """A text that came from outside, without the key, on one line, of bounded length."""
+    for name in SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, f"[{name}]")
+    return " ".join(text.split())[:500]
+
+
+def _message(error: Any) -> str:
+    """What the API said, in whichever field its SDK has it."""
+    body = getattr(error, "body", None)
+    told = getattr(error, "api_message", None) or (body.get("message") if isinstance(body, dict) else None)
+    return str(told or error)
 
 
 def never_connected(error: Exception) -> bool:
@@ -217,24 +236,3 @@ def wait_asked(headers: Any, otherwise: T) -> float | T:
     except (ValueError, TypeError, OverflowError):
         return otherwise
     return max(0.0, wait) if math.isfinite(wait) else otherwise
-
-
-def _batch(found: Any) -> Batch:
-    counts = found.request_counts
-    total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-    return Batch(
-        id=found.id,
-        ended=found.processing_status == "ended",
-        processing=counts.processing,
-        total=total,
-        created=found.created_at,
-        archived=found.archived_at is not None,
-    )
-
-
-def scrubbed(text: str) -> str:
-    """A text that came from outside, without the key, on one line, of bounded length."""
-    for name in SECRETS:
-        if secret := os.environ.get(name):
-            text = text.replace(secret, f"[{name}]")
-    return " ".join(text.split())[:500]

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.clients._batches_api import BatchesAPI
+from tasks.clients._anthropic_batches import BatchesAPI
 from tasks.clients._priced import Priced
 from tasks.clients.base import ClientError, Request
 from tasks.spec import SpecError
@@ -47,7 +47,9 @@ class Claude(Priced):
         if self.effort is not None:
             output["effort"] = self.effort
         if request.schema is not None:
-            output["format"] = {"type": "json_schema", "schema": request.schema}
+            from anthropic import transform_schema  # what the API cannot hold an answer to, it tells the model in words
+
+            output["format"] = {"type": "json_schema", "schema": transform_schema(request.schema)}
         params: dict[str, Any] = {
             "model": self.model,
             "max_tokens": request.max_tokens,

@@ -1,4 +1,4 @@
-"""One exchange with the message-batches API: which requests go out, which batches are waited for, what comes back."""
+"""One exchange with a batches API: which requests go out, which batches are waited for, what comes back."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from artifacts.journal import Entry
-from tasks.clients._batches_api import BatchesAPI, Cut, Unacknowledged, Unreachable, scrubbed
+from tasks.clients._batches_api import Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
 from tasks.clients._lost import Lost
 from tasks.clients._priced import announced, beyond, of, warn
-from tasks.clients._results import missing_record, record_of, reply_of
+from tasks.clients._results import missing_record, reply_of, unpaid
 from tasks.clients.base import ClientError, Reply, Request
 
 if TYPE_CHECKING:
     from artifacts.journal import Journal
-    from tasks.clients.anthropic_batch import AnthropicBatch
+    from tasks.clients._batched import Batched
     from tasks.progress import Bar, Progress
     from tasks.spec import Runtime
 
 MOST_BYTES = 240_000_000
-"""Size of a batch; the API takes 256 MB."""
+"""Size of a batch, where the API takes it."""
 
 ROUNDS = 3
 """Times that a request is sent when it expires, is canceled, or fails on the API's side. Such failures cost nothing."""
+
+ENVELOPE_BYTES = 200
+"""What a batch holds beside each request's params, at most."""
 
 FETCHES = 5
 SETTLE_SECONDS = 2.0
@@ -42,7 +45,7 @@ class Exchange:
     """One call of ``answer``."""
 
     def __init__(
-        self, client: AnthropicBatch, requests: Iterable[Request], journal: Journal, runtime: Runtime,
+        self, client: Batched, requests: Iterable[Request], journal: Journal, runtime: Runtime,
         progress: Progress, bar: Bar,
     ) -> None:  # fmt: skip
         self.client, self.requests, self.journal, self.runtime = client, requests, journal, runtime
@@ -62,7 +65,7 @@ class Exchange:
         if not self.open:
             return
         self.client.check(self.runtime)
-        self.api = BatchesAPI(self.runtime.base_url)
+        self.api = self.client.api(self.runtime)
         self.lost = Lost(self.api, self.journal, self.progress.note, min(SETTLE_SECONDS, self.runtime.poll_seconds))
         warn(self.client, self.api.host, self.progress)
         while self.open:
@@ -100,23 +103,23 @@ class Exchange:
         if not digests:
             return []
         self._hold_to_limit(digests, n_asked)
-        marker = self.api.newest()
+        mark, most_bytes = self.api.mark(), min(MOST_BYTES, self.api.MOST_BYTES)
         sent, chunk, size, most = [], {}, 0, 0.0
         for request in self.requests:
             digest = self.client.digest(request)
             if digest not in digests or digest in chunk:
                 continue
             params = self.client.params(request)
-            n_bytes = len(json.dumps(params, ensure_ascii=False).encode()) + 100
-            if chunk and (len(chunk) == self.client.batch_requests or size + n_bytes > MOST_BYTES):
-                sent += self._create(chunk, marker, most)
+            n_bytes = len(json.dumps(params, ensure_ascii=False).encode()) + ENVELOPE_BYTES
+            if chunk and (len(chunk) == self.client.batch_requests or size + n_bytes > most_bytes):
+                sent += self._create(chunk, mark, most)
                 digests, chunk, size, most = digests - chunk.keys(), {}, 0, 0.0
                 if digest not in digests:
                     continue
             chunk[digest] = params
             size += n_bytes
             most += self.client.estimate([request]).usd or 0.0
-        return sent + (self._create(chunk, marker, most) if chunk else [])
+        return sent + (self._create(chunk, mark, most) if chunk else [])
 
     def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
         most = self.client.estimate(of(self.client, self.requests, digests))
@@ -125,16 +128,14 @@ class Exchange:
         if limit is not None and spent + (most.usd or 0.0) > limit:
             raise beyond(self.client, most, len(digests), spent, limit)
 
-    def _create(self, chunk: dict[str, dict[str, Any]], marker: str | None, usd: float) -> list[Entry]:
-        client = {"kind": self.client.kind, "model": self.client.model, "host": self.api.host, "after": marker,
-                  "most_usd": usd}  # fmt: skip
+    def _create(self, chunk: dict[str, dict[str, Any]], mark: dict[str, Any], usd: float) -> list[Entry]:
+        client = {"kind": self.client.kind, "model": self.client.model, "spec": self.client.payload(),
+                  "host": self.api.host, "most_usd": usd, **mark}  # fmt: skip
         entry = self.journal.intend(client, chunk, name=lambda id, digest: f"{digest[:40]}-{id[-12:]}")
         self.mine.add(entry.id)
         self.journal.pay(entry, usd)
         try:
-            batch = self.api.create(
-                [{"custom_id": id, "params": chunk[digest]} for id, digest in entry.requests.items()]
-            )
+            batch = self.api.create(entry.id, {id: chunk[digest] for id, digest in entry.requests.items()})
         except Unacknowledged as error:
             self.unacknowledged += 1
             if self.unacknowledged >= ROUNDS:
@@ -181,15 +182,15 @@ class Exchange:
                     f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not "
                     "know it; use the key and address that sent it"
                 )
-            self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")
-            self.journal.void(entry, "its results are no longer kept")
-            return True
+            return self._gone(entry)
         self.bar.advance(0, processing=batch.processing)
         if not batch.ended:
             return False
         for left in reversed(range(FETCHES)):
             try:
-                self.journal.replied(entry, self._records(entry, forgiving=left == 0))
+                self.journal.replied(entry, self._records(entry, batch, forgiving=left == 0))
+            except NotFound:
+                return self._gone(entry)
             except Cut as error:
                 if left == 0:
                     raise ClientError(
@@ -197,21 +198,31 @@ class Exchange:
                     ) from None
                 time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
                 continue
+            self.api.forget(entry, batch)
             return True
         raise AssertionError("the last fetch returns or raises")
 
-    def _records(self, entry: Entry, forgiving: bool) -> Iterator[dict[str, Any]]:
+    def _gone(self, entry: Entry) -> bool:
+        self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")
+        self.journal.void(entry, "its results are no longer kept")
+        return True
+
+    def _records(self, entry: Entry, batch: Batch, forgiving: bool) -> Iterator[dict[str, Any]]:
         """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``."""
-        assert entry.batch is not None
-        left = dict(entry.requests)
-        for result in self.api.results(entry.batch):
+        left, n_answered = dict(entry.requests), 0
+        for result in self.api.results(batch):
             id = result.get("custom_id")
             digest = left.pop(id, None) if isinstance(id, str) else None
             if digest is None:
                 known = "twice" if id in entry.requests else "but nobody asked that"
                 self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(str(id))} {known}; ignored")
                 continue
-            yield record_of(digest, result.get("result"), self.client.price, scrubbed)
+            record = self.api.record(digest, result, self.client.price)
+            n_answered += "message" in record
+            yield record
+        if batch.rest is not None and n_answered >= batch.n_answered:
+            yield from (unpaid(digest, *batch.rest, final=False) for digest in left.values())
+            return
         if left and not forgiving:
             raise Cut(f"the results of batch {entry.batch} lack {len(left)} of {len(entry.requests)} requests")
         yield from (missing_record(digest) for digest in left.values())
@@ -221,7 +232,9 @@ class Exchange:
         if not self.journal.has_replies(entry):
             return
         if entry.id in self.mine:
-            self.journal.pay(entry, sum(record["usd"] or 0.0 for record in self.journal.replies(entry.id)))
+            paid = [record["usd"] for record in self.journal.replies(entry.id)]
+            if None not in paid:  # else what it may have cost still counts
+                self.journal.pay(entry, sum(paid))
         for record in self.journal.replies(entry.id):
             reply = reply_of(record, reused=entry.id not in self.mine)
             if reply.digest in self.open:

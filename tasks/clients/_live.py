@@ -121,7 +121,7 @@ class Calls:
                     time.sleep(min(self.journal.poll_seconds, self.runtime.poll_seconds))
 
     def _who(self) -> dict[str, Any]:
-        return {"kind": getattr(self.client, "kind", ""), "model": self.client.model}
+        return {"kind": getattr(self.client, "kind", ""), "model": self.client.model, "spec": self.client.payload()}
 
     def _known(self, answered: dict[str, str]) -> Iterator[Reply]:
         """Answers that the journal holds already."""

@@ -1,7 +1,7 @@
 """Lost acknowledgements: batches that may have been taken without our hearing of it.
 
-The API gives batches no name and echoes no request until it has answered them. What remains is to list what was
-created since the intent, to wait for what may be ours, and to look at the ids in its results, which name the intent.
+How an API can be asked for them is its own affair (``BatchAPI.candidates``, ``is_of``). Common to all: ask where the
+requests went, look several times, and send again only what is surely not there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tasks.clients._batches_api import BatchesAPI, Cut
+from tasks.clients._batches_api import BatchAPI, Cut
 from tasks.clients.base import ClientError
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 FETCHES = 5
 
+LOOKS = 4
+"""At the API's list, with a pause that doubles between them: a large batch may take a while to be listed."""
+
 
 class Lost:
     """Finds out what became of intents without acknowledgement. ``pause`` in seconds lets the API's list catch up."""
 
-    def __init__(self, api: BatchesAPI, journal: Journal, note: Callable[[str], None], pause: float) -> None:
+    def __init__(self, api: BatchAPI, journal: Journal, note: Callable[[str], None], pause: float) -> None:
         self.api, self.journal, self.note, self.pause = api, journal, note, pause
 
     def candidates(self, entry: Entry) -> set[str] | None:
@@ -35,44 +38,39 @@ class Lost:
                 f"delete {self.journal.root}/intents/{entry.id}.json"
             )
         known = self.journal.batches()
-        n = len(entry.requests)
-        for last in (False, True):
-            found = {
-                batch.id
-                for batch in self.api.newer_than(entry.client.get("after"))
-                if batch.id not in known and (batch.total == n if batch.ended else batch.processing <= n)
-            }
-            if found:
+        for look in range(LOOKS):
+            if look:
+                time.sleep(self.pause * 2 ** (look - 1))
+            if found := self.api.candidates(entry) - known.keys():
                 return found
-            if not last:
-                time.sleep(self.pause)
-        self.journal.void(entry, "the API has no batch that could be it")
+        self._void(entry, "the API has no batch that could be it")
         return None
 
     def settle(self, entry: Entry, candidates: set[str]) -> bool:
         """Look into candidates that have ended; True once it is known which one, or that none, is the intent's."""
         for id in sorted(candidates):
-            batch = self.api.retrieve(id)
-            if batch is not None and not batch.ended:
+            is_it = self._is(entry, id)
+            if is_it is None:
                 continue
-            if batch is not None and not batch.archived and self._is(entry, id):
+            if is_it:
                 self.journal.sent(entry, id)
                 self.note(f"found batch {id}, whose acknowledgement was lost: {len(entry.requests):,} requests")
                 return True
             candidates.discard(id)
         if not candidates:
-            self.journal.void(entry, "none of the API's batches of that time is it")
+            self._void(entry, "none of the API's batches of that time is it")
         return not candidates
 
-    def _is(self, entry: Entry, id: str) -> bool:
+    def _void(self, entry: Entry, why: str) -> None:
+        self.journal.void(entry, why)
+        self.api.forget(entry, None)
+
+    def _is(self, entry: Entry, id: str) -> bool | None:
         for _ in range(FETCHES):
-            results = self.api.results(id)
             try:
-                return any(line.get("custom_id") in entry.requests for line in results)
+                return self.api.is_of(id, entry)
             except Cut:
                 time.sleep(self.pause)
-            finally:
-                results.close()
         raise ClientError(
             f"batch {id} may be ours, but its results broke off {FETCHES} times; give the same command later"
         )

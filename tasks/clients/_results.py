@@ -40,7 +40,7 @@ def missing_record(digest: str) -> dict[str, Any]:
 
 
 def unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]:
-    """The record of a request that cost nothing."""
+    """The record of a request that was not answered, and so not paid for."""
     return {"digest": digest, "status": status, "final": final, "detail": detail, "text": "", "usd": 0.0,
             "input_tokens": 0, "output_tokens": 0}  # fmt: skip
 

@@ -93,6 +93,9 @@ class Client(Spec):
 
     GIVES_LOGPROBS: ClassVar[bool] = False
 
+    PAID: ClassVar[bool] = True
+    """Whether somebody sends a bill: such clients have a price, keep ``runtime.max_usd``, and need a key."""
+
     def digest(self, request: Request) -> str:
         """The content address of a request put to this client."""
         return digest_of(canonical_json({"client": self.payload(), "request": request.payload}))

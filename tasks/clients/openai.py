@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.clients._batches_api import scrubbed
+from tasks.clients._chat_results import read_logprobs
 from tasks.clients._failures import PASSING, Failed
 from tasks.clients._live import LiveClient
 from tasks.clients.base import ClientError, Request
@@ -156,20 +156,6 @@ def _failed(error: dict[str, Any]) -> Failed:
     code = error.get("code")
     passing = not isinstance(code, int) or code in PASSING
     return Failed(scrubbed(f"{code} {error.get('message') or ''}"), again=passing, paid=True)
-
-
-def read_logprobs(given: Any) -> list[list[Any]] | None:
-    """``[token, logprob, {token: logprob}]`` for each token of an answer; None when that is not what was given."""
-    try:
-        found = [
-            [str(t["token"]), t["logprob"], {str(o["token"]): o["logprob"] for o in t.get("top_logprobs") or []}]
-            for t in given["content"]
-        ]
-    except (TypeError, KeyError, AttributeError):
-        return None
-    numbers = [number for _, logprob, top in found for number in (logprob, *top.values())]
-    good = all(type(n) in (int, float) and math.isfinite(n) and n <= 1e-3 for n in numbers)
-    return found if found and good else None
 
 
 def bare(text: str) -> str:

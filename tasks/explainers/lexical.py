@@ -16,8 +16,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tasks.clients.base import Reply
-from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window
+from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window, one_line
 from tasks.predicates import START, in_words, is_part, piece_at, pieces, terms, terms_at
+
+MOST_CHARACTERS = 400
+"""Of a label: corpora have words that do not end."""
 
 _CANDIDATES = 40
 _PREFERENCE = {"word": 0.0, "class": 0.004, "ending": 0.006, "bigram": 0.008, "token": 0.01, "start": 0.01}
@@ -58,7 +61,8 @@ class Lexical(Explainer):
         predicate = {"any": chosen}
         # Shrunk: the same windows chose the rule and measured it.
         confidence = max(0.0, 2 * accuracy - 1) * len(positive) / (len(positive) + self.prior)
-        return Explanation(examples.latent, "ok", in_words(chosen), round(confidence, 4), predicate, evidence)
+        label = one_line(in_words(chosen), MOST_CHARACTERS)
+        return Explanation(examples.latent, "ok", label, round(confidence, 4), predicate, evidence)
 
     def _log_odds(
         self, inside: Sequence[frozenset[str]], outside: Sequence[frozenset[str]], candidates: Counter[str]

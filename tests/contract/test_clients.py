@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +25,7 @@ from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests.fake_anthropic import FakeAnthropic
 from tests.fake_openai import FakeOpenAI
+from tests.fake_openai_batches import FakeOpenAIBatches
 
 CONF = Path(__file__).parents[2] / "conf/client"
 KEY = "sk-canary-key"
@@ -38,21 +45,87 @@ def openai(monkeypatch) -> Iterator[tuple[Runtime, FakeOpenAI]]:
         yield Runtime(base_url=api.url, poll_seconds=0.02), api
 
 
-SERVERS = {"anthropic_batch": anthropic, "anthropic": anthropic, "openai": openai}
-"""A local server for each kind: a context manager giving a runtime and an object with ``paid``, a Counter."""
+@contextmanager
+def openai_batches(monkeypatch) -> Iterator[tuple[Runtime, FakeOpenAIBatches]]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with FakeOpenAIBatches(answer=lambda body: '{"yes": true}') as api:
+        yield Runtime(base_url=api.url, poll_seconds=0.02), api
+
+
+@contextmanager
+def no_server(monkeypatch) -> Iterator[tuple[Runtime, Any]]:
+    """For clients that read a file: the file is all there is."""
+    yield Runtime(poll_seconds=0.02), SimpleNamespace(paid=None, seen=[])
+
+
+@contextmanager
+def this_machine(monkeypatch) -> Iterator[tuple[Runtime, Any]]:
+    """For clients that compute: what they compute stands for what a server is paid for."""
+    pytest.importorskip("llguidance", reason="the extra 'local' is not installed")
+    from tasks.clients._local_lm import LocalLM
+
+    computed: Counter = Counter()
+    answers = LocalLM.answers
+
+    def counted(self, prompts, most_characters):
+        computed.update(prompt.request.user for prompt in prompts)
+        return answers(self, prompts, most_characters)
+
+    monkeypatch.setattr(LocalLM, "answers", counted)
+    yield Runtime(device="cpu", poll_seconds=0.02), SimpleNamespace(paid=computed, seen=computed)
+
+
+SERVERS = {
+    "anthropic": anthropic,
+    "anthropic_batch": anthropic,
+    "openai": openai,
+    "openai_batch": openai_batches,
+    "recorded": no_server,
+    "transformers": this_machine,
+}
+"""A local server for each kind: a context manager giving a runtime and an object with ``paid``, a Counter (or None)."""
+
+_FILES = tempfile.TemporaryDirectory(prefix="saint-clients-")
+
+
+@cache
+def _model() -> str:
+    from tests.small import write_model
+
+    return str(write_model(Path(_FILES.name) / "model"))
+
+
+@cache
+def _replies() -> str:
+    path = Path(_FILES.name) / "replies.jsonl"
+    rows = [{"system": q.system, "user": q.user, "text": '{"yes": true}'} for q in questions(8)]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
+
+
+FIELDS: dict[str, Callable[[], dict[str, Any]]] = {
+    "openai": lambda: {"model": "m", "price_input": 0.4, "price_output": 1.6},
+    "openai_batch": lambda: {"model": "m", "price_input": 0.4, "price_output": 1.6},
+    "recorded": lambda: {"path": _replies()},
+    "transformers": lambda: {"path": _model(), "context_tokens": 2048},
+}
+"""Fields that a kind's YAML leaves to the user."""
+
+WHO = {"transformers": "revision", "recorded": "fingerprint"}
+"""The field that says who is asked, where it is not ``model``."""
 
 every = pytest.mark.parametrize("kind", kinds(tasks.clients))
 
 
 def client(kind: str) -> Client:
-    """As its YAML says; of models that are the user's choice, the price is too."""
-    found = decode(tasks.clients, yaml.safe_load((CONF / f"{kind}.yaml").read_text()), "client")
-    unpriced = getattr(found, "price", True) is None
-    return found.model_copy(update={"price_input": 1.0, "price_output": 2.0}) if unpriced else found
+    fields = yaml.safe_load((CONF / f"{kind}.yaml").read_text()) | FIELDS.get(kind, dict)()
+    return decode(tasks.clients, fields, "client")
 
 
 def questions(n: int = 4) -> list[Request]:
-    return [Request("system", f"question {i}", None, 50) for i in range(n)]
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean", "const": True}}, "required": ["yes"],
+              "additionalProperties": False}  # fmt: skip
+    return [Request("system", f"question {i}", schema, 50) for i in range(n)]
 
 
 @pytest.fixture
@@ -79,7 +152,7 @@ def test_a_digest_changes_with_the_question_and_with_who_is_asked_and_with_nothi
     digests = {one.digest(request) for request in [base, *others]}
     assert len(digests) == 5 and all(len(d) == 64 for d in digests)
     assert client(kind).digest(Request("s", "u", {"type": "object"}, 10)) == one.digest(base)
-    other = one.model_copy(update={"model": "another"})
+    other = one.model_copy(update={WHO.get(kind, "model"): "another"})
     assert other.digest(base) != one.digest(base)
 
 
@@ -87,8 +160,9 @@ def test_a_digest_changes_with_the_question_and_with_who_is_asked_and_with_nothi
 def test_an_estimate_grows_with_every_question_and_with_its_length(kind):
     one = client(kind)
     few, many = one.estimate(questions(2)), one.estimate(questions(4))
-    longer = one.estimate([Request("system", "question " * 100, None, 50)] * 4)
-    assert 0 < few.usd < many.usd < longer.usd and 0 < few.input_tokens < many.input_tokens < longer.input_tokens
+    longer = one.estimate([Request("system", "question " * 200, None, 50)] * 4)
+    assert 0 < few.input_tokens < many.input_tokens < longer.input_tokens
+    assert 0 < few.usd < many.usd < longer.usd if one.PAID else few.usd == longer.usd == 0
 
 
 @every
@@ -96,6 +170,10 @@ def test_without_a_key_the_check_says_which(kind, monkeypatch, tmp_path):
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    if not client(kind).PAID:
+        with SERVERS[kind](monkeypatch) as (runtime, _):
+            client(kind).check(runtime)  # nobody wants to know who asks
+        return
     with pytest.raises(SpecError, match=r"client = .*, but \w+_API_KEY is not set; "):
         client(kind).check(Runtime())
 
@@ -107,8 +185,9 @@ def test_every_question_has_one_answer_and_none_is_paid_twice(kind, served, tmp_
     for again in (False, True):
         replies = list(one.answer([*asked, asked[0]], Journal(tmp_path), runtime, Progress()))
         assert sorted(r.digest for r in replies) == sorted(one.digest(request) for request in asked)
-        assert all(r.status == "ok" and r.json() == {"yes": True} and r.reused is again for r in replies)
-    assert set(api.paid.values()) == {1} and len(api.paid) == 4
+        assert all(r.status == "ok" and r.json() == {"yes": True} for r in replies)
+        assert all(r.reused is (again or api.paid is None) and (again or (r.usage.usd > 0) is one.PAID) for r in replies)
+    assert api.paid is None or (set(api.paid.values()) == {1} and len(api.paid) == 4)
 
 
 @every
@@ -128,8 +207,12 @@ def test_questions_are_gone_through_and_not_kept(kind, served, tmp_path):
 @every
 def test_the_limit_holds_and_nothing_is_sent_beyond_it(kind, served, tmp_path):
     runtime, api = served
+    one, limited = client(kind), runtime.model_copy(update={"max_usd": 0})
+    if not one.PAID:  # what costs nothing is within any limit
+        assert len(list(one.answer(questions(), Journal(tmp_path), limited, Progress()))) == 4
+        return
     with pytest.raises(ClientError, match=r"runtime\.max_usd = 0, but .*; set runtime.max_usd="):
-        list(client(kind).answer(questions(), Journal(tmp_path), runtime.model_copy(update={"max_usd": 0}), Progress()))
+        list(one.answer(questions(), Journal(tmp_path), limited, Progress()))
     assert not api.paid
 
 
@@ -163,4 +246,4 @@ def test_the_key_is_kept_nowhere(kind, served, tmp_path):
     one = client(kind)
     replies = list(one.answer(questions(), Journal(tmp_path), runtime, Progress()))
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert kept and KEY.encode() not in kept and KEY not in f"{one!r}{one.payload()}{replies}{runtime!r}"
+    assert (kept or not one.PAID) and KEY.encode() not in kept and KEY not in f"{one!r}{one.payload()}{replies}{runtime!r}"

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from artifacts import ledger
 from artifacts.journal import Journal
-from tests.e2e.test_cli import saint
-from tests.fake_anthropic import HTML, FakeAnthropic
+from tests import fake_anthropic as fake
+from tests.e2e.test_cli import ROOT, saint
+from tests.fake_anthropic import HTML, FakeAnthropic, status
 from tests.fake_openai import FakeOpenAI, by_schema
+from tests.fake_openai_batches import FakeOpenAIBatches
 from tests.small import overrides
 
 KEY = "sk-canary-0123456789"
 ASK = ["explainer=default", "client=anthropic_batch", "scorers=[detection,fuzzing]", "runtime.poll_seconds=0.05"]
+SAID = f"the key {KEY} is tired"
+LOUD = "import logging, sys; logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)\n"
+SERVERS = {
+    "anthropic_batch": (FakeAnthropic, []),
+    "openai_batch": (FakeOpenAIBatches, ["client.model=m", "client.price_input=1", "client.price_output=2"]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +110,39 @@ def test_sentences_of_the_corpus_are_explained_and_what_was_said_can_be_loaded_a
         assert again.returncode == 0 and api.paid == paid  # the same labels, so the same questions to the judge
         other = run(world, api, "explainer=load", f"explainer.path={file}", "train.seed=77")
         assert other.returncode == 2 and "its explanations are of the latents of train/" in other.stderr
+
+
+def loud(world: Path, kind: str, api, *more: str) -> subprocess.CompletedProcess:
+    """A run that logs and tells all it can."""
+    (world / "loud").mkdir(exist_ok=True)
+    (world / "loud" / "sitecustomize.py").write_text(LOUD)
+    env = {
+        **os.environ, "PYTHONPATH": f"{world / 'loud'}:{ROOT}", "OMP_NUM_THREADS": "1", "ANTHROPIC_API_KEY": KEY,
+        "OPENAI_API_KEY": KEY, "ANTHROPIC_LOG": "debug", "OPENAI_LOG": "debug",
+    }  # fmt: skip
+    asked = [*overrides(world), "runtime.mode=inline", "runtime.debug=true", *ASK, "scorers=[detection]",
+             f"client={kind}", *SERVERS[kind][1], f"runtime.base_url={api.url}", *more]  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", *asked],
+        cwd=world, env=env, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_key_is_in_no_log_error_or_file_though_the_server_says_it_and_everything_is_logged(world, kind):
+    told, codes = [], []
+    with SERVERS[kind][0]() as api:
+        api.fault("create", status(429, message=SAID), fake.DROP_AFTER_ACCEPTING, status(401, message=SAID))
+        api.fault("retrieve", status(529, message=SAID), fake.DROP_BEFORE_ACCEPTING)
+        api.fault("results", fake.CUT_IN_A_LINE, status(503, message=SAID))
+        while len(codes) < 3 and 0 not in codes:  # an error ends a run; the same command goes on
+            done = loud(world, kind, api, "explain.latents=60:64")
+            told += [done.stdout, done.stderr]
+            codes.append(done.returncode)
+        assert codes == [1, 0], told[-1][-3000:]
+        assert api.paid and max(api.paid.values()) == 1 and api.keys == {KEY}
+    text = "".join(told)
+    assert "DEBUG" in text and "Traceback" in text and "set a valid key" in text  # it was said, and all of it logged
+    assert KEY not in text
+    files = [path for path in world.rglob("*") if path.is_file()]
+    assert len(files) > 30 and not [path for path in files if KEY.encode() in path.read_bytes()]

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "prefect", "zarr", "transformers", "tokenizers", "anthropic", "openai", "matplotlib", "pyarrow", "numpy"}
+HEAVY = {
+    "torch", "prefect", "zarr", "transformers", "tokenizers", "anthropic", "openai", "llguidance", "matplotlib", "pyarrow",
+    "numpy",
+}  # fmt: skip
 
 
 def loaded_after(program: str, tmp_path: Path) -> set[str]:
