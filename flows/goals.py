@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from artifacts.errors import ArtifactCorrupt
-from artifacts.keys import Artifact, Key
+from artifacts.keys import Artifact
 from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.config import Pipeline, pipeline
@@ -29,10 +29,6 @@ _ABOVE = {
     "explain": {"corpus", "lm", "norm", "sae", "capture", "train", "mine", "explainer", "explain"},
 }
 """Stage of a named artifact to the sections of the configuration that are settled by it."""
-
-
-NO_CORPUS = Artifact("corpus", Key("0" * 64))
-"""Stands for a corpus that nobody knows any more; whatever needs it says so."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,10 @@ def pipeline_of(config: Mapping[str, Any], goal: Goal | None) -> Pipeline:
             p = replace(p, explainer=source.explained.spec.explainer)
     else:
         counted(parsed_latents(p.explain.get("latents", "all")), source.n_latents)
+        p.explainer.check(source.n_latents, source.sae.address)
     more: dict[str, Any] = {"lm": Unknown(), "hookpoints": (source.hookpoint,)}
-    more["sae"] = p.sae.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
+    shape = p.sae if isinstance(source.sae, Held) else source.sae.spec.sae
+    more["sae"] = shape.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
     if not isinstance(source.sae, Held):
         more["train"] = source.sae.spec
     if source.shards and not isinstance(source.shards[0], Held):
@@ -150,8 +148,8 @@ def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
     if mined is None:
         assert test is not None, "an SAE without windows has its captures, or source_of would have raised"
         mined = windows(p, lm, sae, [*source.shards, test])
-    text = test.inputs["corpus"] if test is not None else Held(NO_CORPUS, "the captures that tell which text it is are gone")
-    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, text, lm, sae, mined, source.explained)}
+    given = {"lm": lm, "sae": sae} | ({} if test is None else {"corpus": test.inputs["corpus"]})
+    named = {"lm": lm, "train": sae, "mine": mined, **asking(p, given, mined, source.explained)}
     if goal.report:
         if test is None:
             raise SpecError(

@@ -22,6 +22,7 @@ from tasks.provide import ProvideSpec, provide
 from tasks.report import report
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Scorer
+from tasks.spec import SpecError
 from tasks.stage import Recipe
 from tasks.train import train
 
@@ -70,7 +71,7 @@ def recipes(p: Pipeline) -> Wanted:
         mined = windows(p, lm, sae, training + test)
         named = {
             "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
-            **asking(p, text, lm, sae, mined),
+            **asking(p, {"corpus": text, "lm": lm, "sae": sae}, mined),
         }  # fmt: skip
         named["report"] = page(p, named)
         wanted.finals.append(named["report"])
@@ -85,24 +86,31 @@ def windows(p: Pipeline, lm: Recipe, sae: Recipe, shards: list[Recipe]) -> Recip
 
 
 def asking(
-    p: Pipeline, text: Recipe, lm: Recipe, sae: Recipe, mined: Recipe, explained: Recipe | None = None
+    p: Pipeline, given: dict[str, Recipe], mined: Recipe, explained: Recipe | None = None
 ) -> dict[str, Recipe]:
-    """All that comes after the windows: stages ``amplify`` (if a kind wants it), ``explain`` (if it is not given),
-    ``score/<name>`` and ``analyse``."""
-    extra = {"lm": lm, "sae": sae, "corpus": text}
-    kinds = [*([p.explainer] if explained is None else []), *p.scorers]
-    if any("amplify" in kind.INPUTS for kind in kinds):
+    """All that comes after the windows: stages ``explain`` (if it is not given), ``score/<name>`` and ``analyse``.
+
+    ``given`` is what kinds may name in ``INPUTS``: ``lm``, ``sae``, and ``corpus`` where it is known.
+    """
+    extra = dict(given)
+    if any("amplify" in kind.INPUTS for kind in ([] if explained else [p.explainer]) + list(p.scorers)):
         chosen = {"latents": p.explain.get("latents", "all"), **p.amplify}
-        extra["amplify"] = amplify(validated(AmplifySpec, chosen, "amplify"), lm=lm, sae=sae, mine=mined)
+        spec = validated(AmplifySpec, chosen, "amplify")
+        extra["amplify"] = amplify(spec, lm=extra["lm"], sae=extra["sae"], mine=mined)
 
     def inputs(kind: Explainer | Scorer) -> dict[str, Recipe]:
+        for name in kind.INPUTS - extra.keys():
+            raise SpecError(
+                f"{getattr(kind, 'kind', kind)} needs the {name} that the SAE was trained on, but the store no longer knows it; "
+                "use another kind, or make the SAE anew with saint run"
+            )
         return {name: extra[name] for name in sorted(kind.INPUTS)}
 
     def judge(scorer: Scorer) -> Client | None:
         return p.client if scorer.needs_client(False) else None  # who asks no LLM has one key, whatever the client
 
     if explained is None:
-        p.explainer.check(sae=sae.address)
+        p.explainer.check(sae=extra["sae"].address)
         asked = p.client if p.explainer.NEEDS_CLIENT else None
         spec = validated(ExplainSpec, {**p.explain, "explainer": p.explainer, "client": asked}, "explain")
         explained = explain(spec, mine=mined, **inputs(p.explainer))

@@ -107,8 +107,8 @@ def now() -> str:
 def recorded(store: Store) -> list[dict[str, Any]]:
     """All run records, the oldest first. One that still says ``running`` but whose process is gone is ``killed``."""
     paths = [path for path in store.backend.paths(FOLDER) if path.count("/") == 1 and path.endswith(".json")]
-    found = [run for path in sorted(paths) if (run := _read(store, path)) is not None]
-    return sorted(found, key=lambda run: run["when"])  # ids tell seconds, and a run may take less
+    found = [run for path in paths if (run := _read(store, path)) is not None]
+    return sorted(found, key=lambda run: (run["when"], run["id"]))  # ids tell the time by the second only
 
 
 def record_of(store: Store, id: str) -> dict[str, Any] | None:

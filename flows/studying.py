@@ -117,20 +117,20 @@ def print_comparison(found: dict[str, Any]) -> None:
 
 
 def ledger(rest: list[str], debug: bool = False) -> int:
+    from artifacts import ledger as books
     from artifacts.journal import Journal
-    from artifacts.ledger import rows as ledger_rows
 
     flags, names, overrides = parsed("ledger", rest, ABOUT["ledger"], json="print as JSON")
     if names:
         raise SpecError(f"{names[0]}, but saint ledger takes overrides of the store only; write backend.root=DIR")
-    rows = ledger_rows(Journal(store_of(overrides).backend, "journal"))
-    usd = sum(row["usd"] for row in rows)
-    possibly = sum(row["possibly_usd"] for row in rows)
+    rows: list[dict[str, Any]] = books.rows(Journal(store_of(overrides).backend, "journal"))
+    usd, possibly, unpriced = (sum(row[name] for row in rows) for name in ("usd", "possibly_usd", "n_unpriced"))
     if flags.json:
         return print_json({"rows": rows, "usd": usd, "possibly_usd": possibly})
     header = ("day", "client", "model", "requests", "answered", "tokens in", "tokens out", "dollars", "possibly more")
     table(header, [_ledger_line(row) for row in rows], header[3:])
     more = f", and at most ${possibly:,.4f} for requests whose answers are not here" if possibly else ""
+    more += f"; {unpriced:,} answers have no known price" if unpriced else ""
     print(f"${usd:,.4f} in all{more}" if rows else "no LLM was asked for anything in this store")
     return 0
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tasks.analysis import answers as judged
 from tasks.analysis.agreement import correlations
-from tasks.analysis.estimates import RANGES, mean, n_effective, paired, quartiles, share
+from tasks.analysis.estimates import mean, n_effective, paired, quartiles, share
 from tasks.analysis.naming import titles
 from tasks.lazy import pa, pc, pq
 from tasks.spec import Spec
@@ -23,7 +23,7 @@ from tasks.stage import Job, Summary, stage
 if TYPE_CHECKING:
     from artifacts.store import Opened
 
-_OF_SCORE = ("status", "value", "low", "high", "n", "base_rate", "control_value", "input_tokens", "output_tokens", "usd")
+_OF_SCORE = ("status", "value", "low", "high", "n", "base_rate", "control_value", "chance", "input_tokens", "output_tokens", "usd")
 
 
 class AnalyseSpec(Spec):
@@ -113,7 +113,7 @@ def _schema(columns: Any) -> pa.Schema:
     fields = [("latent", pa.int32()), ("n_fires", whole), ("density", number), ("status", text), ("label", text),
               ("confidence", number), ("model", text), ("explain_input_tokens", whole),
               ("explain_output_tokens", whole), ("explain_usd", number)]  # fmt: skip
-    kinds = {"": number, "_low": number, "_high": number, "_n": pa.int32(), "_base_rate": number, "_control": number,
+    kinds = {"": number, "_low": number, "_high": number, "_n": pa.int32(), "_base_rate": number, "_control": number, "_chance": number,
              "_status": text, "_input_tokens": whole, "_output_tokens": whole, "_usd": number}  # fmt: skip
     return pa.schema([*fields, *((f"{c}{more}", kind) for c in columns for more, kind in kinds.items()), ("why", text)])
 
@@ -130,11 +130,11 @@ def _scorer(
     summary, scored = opened.summary, [row for row in latents if row[column] is not None]
     # Scores from before scorers told their metric were all of this one.
     metric, chance = summary.get("metric", "balanced accuracy"), summary.get("chance", 0.5)
-    bounds, values = RANGES.get(metric), [row[column] for row in scored]
+    bounds, values = _range(summary), [row[column] for row in scored]
     control = f"{column}_control"
     both = [row for row in scored if row[control] is not None]
     fires = [row["n_fires"] for row in scored]
-    sure = [row for row in scored if row[f"{column}_low"] is not None and row[f"{column}_low"] > chance]
+    sure = [row for row in scored if _surely_above(row, column, chance)]
     middle = quartiles(values)
     found: dict[str, Any] = {
         "name": name,
@@ -165,12 +165,23 @@ def _scorer(
     }
 
 
+def _surely_above(row: Mapping[str, Any], column: str, chance: float) -> bool:
+    """Whether a latent's interval lies above chance, its own where it has one."""
+    low, own = row[f"{column}_low"], row[f"{column}_chance"]
+    return low is not None and low > (chance if own is None else own)
+
+
+def _range(summary: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = summary.get("range", (0.0, 1.0))
+    return low, high
+
+
 def _side(opened: Opened, metric: str, control: bool) -> dict[str, Any]:
     """The answers of a judge who had the latents' own explanations, or others' as a control."""
     value, n = ("control_value", "control_n") if control else ("value", "n")
     rows = pq.read_table(opened.path / "scores.parquet", columns=[value, n]).to_pylist()
     known = [row for row in rows if row[value] is not None]
-    values, counts, bounds = [row[value] for row in known], [row[n] or 0 for row in known], RANGES.get(metric)
+    values, counts, bounds = [row[value] for row in known], [row[n] or 0 for row in known], _range(opened.summary)
     answers = pq.read_table(opened.path / "answers.parquet", columns=judged.COLUMNS)
     answers = answers.filter(pc.equal(answers["control"], control))
     of_rates = judged.rates(answers)

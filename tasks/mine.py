@@ -87,7 +87,7 @@ class MineSpec(Spec):
         )  # fmt: skip
 
 
-@stage("mine", version=2)
+@stage("mine", version=2, tags=("gpu",))
 def mine(job: Job[MineSpec]) -> Summary:
     """Go through the latents. Inputs: ``sae``, ``lm``, ``encoded`` (stage encode, of splits train and test)."""
     from tasks.lm.language_model import LanguageModel

@@ -12,11 +12,13 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from random import Random
 from typing import TYPE_CHECKING
 
 from tasks.asking import Bill, Rows, Troubles, ask, shown
 from tasks.clients.base import Client, Reply, Request
+from tasks.devices import guarded
 from tasks.explain import explanations
 from tasks.explainers.base import Explanation, LatentExamples
 from tasks.lazy import pa
@@ -50,9 +52,14 @@ def score(job: Job[ScoreSpec]) -> Summary:
 
     Inputs: ``mine``, ``explain``, and what the scorer names in ``INPUTS``.
     """
+    with ExitStack() as until_done:
+        return _scored(job, bench_of(job, until_done))
+
+
+def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
-    work = _Scoring(spec, explained, bench_of(job))
+    work = _Scoring(spec, explained, bench)
     replies: Mapping[str, Reply] = {}
     if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
 
@@ -98,6 +105,7 @@ def score(job: Job[ScoreSpec]) -> Summary:
         "scorer": work.name,
         "metric": work.scorer.METRIC,
         "chance": statistics.fmean(chances) if chances else work.scorer.CHANCE,
+        "range": list(work.scorer.RANGE),
         **_mean("", values, work.scorer.RANGE),
         **_mean("control_", controls, work.scorer.RANGE),
         "n": len(explained),
@@ -108,15 +116,15 @@ def score(job: Job[ScoreSpec]) -> Summary:
     }
 
 
-def bench_of(job: Job[ScoreSpec]) -> Bench:
-    """The bench that a scoring stage's scorers measure on."""
+def bench_of(job: Job[ScoreSpec], until_done: ExitStack) -> Bench:
+    """The bench that a scoring stage's scorers measure on; holds the device from its first model on until all is done."""
 
     def open_subject() -> Subject:
         from tasks.steering.subject import Subject
 
         return Subject.open(job.one("lm"), job.one("sae"), job.runtime)
 
-    return Bench(job.runtime, open_subject)
+    return Bench(job.runtime, open_subject, lambda: until_done.enter_context(guarded(job.runtime, job.progress)))
 
 
 class _Scoring:

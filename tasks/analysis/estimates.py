@@ -15,12 +15,6 @@ from tasks.scorers.base import wilson
 
 Z = 1.959964
 
-RANGES = {
-    "balanced accuracy": (0.0, 1.0), "accuracy": (0.0, 1.0), "recall": (0.0, 1.0), "AUROC": (0.0, 1.0),
-    "correlation": (-1.0, 1.0),
-}  # fmt: skip
-"""Least and largest value of a scorer's ``METRIC``; of others nothing is known."""
-
 
 class Estimate(NamedTuple):
     """A number and how sure it is."""

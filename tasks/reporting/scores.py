@@ -33,7 +33,7 @@ def _aggregates(scorer: Analysis, n_latents: int) -> dict[str, Any]:
     usd = "?" if scorer["usd"] is None else f"${scorer['usd']:,.2f}" if scorer["usd"] else ""
     return {
         "name": scorer["name"],
-        "about": f"{scorer['metric']}, chance {scorer['chance']:g}{judge}",
+        "about": f"{scorer['metric']}, chance {scorer['chance']:.3g}{judge}",
         "cells": [
             *(_cell(scorer[name]) for name in ("macro", "micro", "weighted")),
             ("", "") if middle is None else (f"{scorer['median']:.3f}", f"{middle[0]:.2f} to {middle[1]:.2f}"),
@@ -63,6 +63,8 @@ def _plots(scorers: Sequence[Analysis], latents: Sequence[Mapping[str, Any]]) ->
 
     for i, s in enumerate(scorers):
         values, control = ([row[c] for row in latents if row[c] is not None] for c in (s["column"], f"{s['column']}_control"))
+        if not values:
+            continue  # the account below says why
         svg = score_plots.distribution(values, control, s["metric"], s["chance"], s["range"], f"scores-{i}")
         beside = "; grey is what the same windows give with another latent's explanation" if control else ""
         yield plot(svg, f"{s['name']}: {s['metric']} of {len(values):,} latents{beside}; dotted is chance")
@@ -83,8 +85,7 @@ def _plots(scorers: Sequence[Analysis], latents: Sequence[Mapping[str, Any]]) ->
             own = [(s["name"], s["own"]["by_quantile"])]
             svg = score_plots.rates(own, "quantile", "mean number given", f"rated-{i}", value="probability")
             yield plot(svg, f"{s['name']}: mean of what it gave to activating windows, by the strength of their activation")
-    if scorers:
-        s = scorers[0]
+    for s in [s for s in scorers if s["n_scored"]][:1]:
         points = [(row["density"], row[s["column"]]) for row in latents if row[s["column"]] is not None]
         svg = score_plots.by_density(points, s["metric"], s["chance"], "score-by-density")
         yield plot(svg, f"{s['name']} against density{_drawn(len(points))}; dotted is chance")

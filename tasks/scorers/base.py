@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from tasks.clients.base import Reply, Request
@@ -64,20 +63,28 @@ class Score:
 class Bench:
     """What a scorer measures with, beside the replies of an LLM. Everything is opened once, when it is first asked for."""
 
-    def __init__(self, runtime: Runtime, open_subject: Callable[[], Subject] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        open_subject: Callable[[], Subject] | None = None,
+        take_device: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``take_device`` is called before the first model is opened: from then on the device is this job's."""
         self.runtime = runtime
-        self._open_subject = open_subject
+        self._open_subject, self._take_device = open_subject, take_device
         self._opened: dict[Hashable, Any] = {}
 
-    @cached_property
+    @property
     def subject(self) -> Subject:
         """The language model and the SAE in it; for kinds with ``lm`` and ``sae`` among their ``INPUTS``."""
         assert self._open_subject is not None, "a scorer that measures on the subject lists lm and sae in INPUTS"
-        return self._open_subject()
+        return self.once("subject", self._open_subject)
 
     def once(self, name: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time: a scorer's own model, loaded once for all latents."""
         if name not in self._opened:
+            if not self._opened:
+                self._take_device()
             self._opened[name] = make()
         return self._opened[name]
 

@@ -16,7 +16,7 @@ from flows.lineage import Held, recipe_of
 from flows.sweep import check_stamp, jobs, packed, stamp, unpacked, wanted
 from tests.small import overrides
 
-WINDOWS = ("mine", "mine_shard", "encode")
+WINDOWS = ("mine", "encode")
 """Stages between an SAE and its explanations."""
 
 
@@ -174,7 +174,7 @@ def test_an_sae_without_its_captures_is_explained_from_windows_that_there_are(co
     assert "latents explained" in copied.saint("explain", str(copied.of("mine")[0]), "latents=5:9")
     assert "to make" in copied.saint("score", str(copied.of("explain")[0]))
     assert "and a report evaluates the SAE" in copied.refused("score", str(copied.of("explain")[0]), "--report")
-    assert "the activations it was trained on are gone" in copied.refused("explain", name, "mine.n_pool=7")
+    assert "the activations it was trained on are gone" in copied.refused("explain", name, "mine.seed=7")
     lost(copied, "mine")
     assert "name windows that there are" in copied.refused("explain", name)
     assert "are gone and with them which SAE they were of" in copied.refused("score", str(copied.of("explain")[0]))

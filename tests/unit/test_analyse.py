@@ -42,6 +42,7 @@ class Leaning(Scorer):
     sign: int = 1
     METRIC = "correlation"
     CHANCE = 0.0
+    RANGE = (-1.0, 1.0)
 
     def needs_client(self, explanation_has_predicate):
         return False

@@ -49,8 +49,7 @@ def noisy(params):
     if params["model"] == SONNET.model or "answers" not in found:
         return found
     shown = json.loads(params["messages"][0]["content"])["windows"]
-    wrong = {name: zlib.crc32(text.encode()) % 10 == 0 for name, text in shown.items()}
-    return {"answers": {name: answer != wrong[name] for name, answer in found["answers"].items()}}
+    return {"answers": {i: answer != (zlib.crc32(shown[i].encode()) % 10 == 0) for i, answer in found["answers"].items()}}
 
 
 @pytest.fixture(scope="module")

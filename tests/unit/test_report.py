@@ -55,6 +55,7 @@ class Leaning(Scorer):
     kind: Literal["leaning"] = "leaning"
     METRIC = "correlation"
     CHANCE = 0.0
+    RANGE = (-1.0, 1.0)
 
     def needs_client(self, explanation_has_predicate):
         return False
