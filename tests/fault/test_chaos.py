@@ -49,7 +49,7 @@ def quiet(alone) -> dict:
     return digests(Store.at(store))
 
 
-@pytest.mark.parametrize("accident, seed", rounds(ALONE, 1, 35))
+@pytest.mark.parametrize("accident, seed", rounds(ALONE, 1, 28))
 def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
     store = tmp_path / "store"
     if accident is accidents.the_disk_is_full and os.geteuid() != 0:
@@ -62,7 +62,7 @@ def test_two_users_of_one_store(alone, quiet, tmp_path, accident, seed):
         subprocess.run(["umount", store], capture_output=True)
 
 
-@pytest.mark.parametrize("accident, seed", rounds(POOL, 0, 25))
+@pytest.mark.parametrize("accident, seed", rounds(POOL, 0, 19))
 def test_a_run_on_the_pool(lab, quiet, tmp_path, accident, seed):
     store = tmp_path / f"store{seed}"
     again = accident(lab, store, random.Random(seed))
@@ -72,7 +72,7 @@ def test_a_run_on_the_pool(lab, quiet, tmp_path, accident, seed):
     accidents.turns(store)
 
 
-@pytest.mark.parametrize("accident, seed", rounds([accidents.the_s3_server_is_dropped], 0, 8))
+@pytest.mark.parametrize("accident, seed", rounds([accidents.the_s3_server_is_dropped], 0, 6))
 def test_two_hosts_of_one_bucket(alone, quiet, tmp_path, s3, accident, seed):
     name = bucket(s3)
     where = accident(alone, s3, name, tmp_path, random.Random(seed))
