@@ -10,8 +10,9 @@ demo: $(VENV)/installed
 	@echo
 	@echo "The report is the file named above; open it in a browser. Once more, and all of it is found: $(BIN)/saint run"
 
+# Two at a time, a file each: files share servers and small worlds among their tests.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -210,7 +210,7 @@ def test_a_key_follows_the_weights_and_not_their_place(model, tmp_path):
 @pytest.mark.parametrize(
     "fields, told",
     [
-        ({"path": None}, r"client\.path and client\.hub_id are both null, but client 'transformers' needs a model"),
+        ({"path": None}, r"client\.path and client\.hub_id are both null, but a model is needed"),
         ({"path": "/nowhere"}, r"client\.path = '/nowhere', but there is no such folder"),
         ({"path": None, "hub_id": "a/b"}, r"client\.revision = None, but a key needs a fixed commit"),
     ],
