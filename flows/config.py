@@ -244,6 +244,7 @@ def _check_model(p: Pipeline) -> None:
             Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
         p.sae.check(facts.d_model)
         counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), p.sae.size(facts.d_model), "score.latents")
         p.explainer.check(p.sae.size(facts.d_model))
         if facts.context_length and p.capture.context_tokens > facts.context_length:
             raise SpecError(

@@ -164,10 +164,15 @@ def told(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     every = events(store, run["id"])
     lanes = [_without(e, "what") for e in every if e["what"] == "lane"]
     made = [e for e in every if e["what"] == "made"]
-    usd = sum(e["figures"].get("usd") or 0.0 for e in made)
+    usd = sum(paid_now(e["figures"]) for e in made)
     failed = [_without(e, "what") for e in every if e["what"] == "failed"]
     lanes = lanes or run.get("lanes", [])  # where records of 0.1 from before sweeps have them
     return {"jobs": [], **run, "lanes": lanes, "stages": list(_stages(made)), "failures": failed, "usd": round(usd, 4)}
+
+
+def paid_now(figures: dict[str, Any]) -> float:
+    """US dollars that making an artifact cost, without answers that had been paid for before."""
+    return (figures.get("usd") or 0.0) - (figures.get("usd_paid_before") or 0.0)
 
 
 def _stages(made: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

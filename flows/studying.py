@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from artifacts.keys import Artifact
 from artifacts.store import Store
 from flows.console import clean, print_json, table
 from flows.looking import parsed, store_of
+from tasks.choosing import parsed_latents
 from tasks.spec import SpecError
 
 ABOUT = {
@@ -44,12 +46,13 @@ def _study(command: str, rest: list[str], debug: bool) -> int:
     )
     if len(names) > 1:
         raise SpecError(f"{' '.join(names)}, but saint {command} takes one artifact to begin with; name one")
-    overrides = [f"explain.{o}" if o.startswith("latents=") else o for o in overrides]
     goal = Goal(command, report=bool(more) and flags.report)
     if names:
         store = store_of([o for o in overrides if o.startswith("backend")])
         artifact = beginning(store, names[0], command)
         goal = replace(goal, address=f"{artifact.stage}/{artifact.key}")
+    whose = "score" if goal.settled == "explain" else "explain"  # of explanations that there are, some are scored
+    overrides = [f"{whose}.{o}" if o.startswith("latents=") else o for o in overrides]
     each = split(overrides) if flags.multirun else [overrides]
     for one in each:
         goal.check(one)
@@ -82,8 +85,13 @@ def compare(rest: list[str], debug: bool = False) -> int:
     parser.add_argument("--html", metavar="PATH", help="also write a page with plots there")
     parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="explanations, scores, SAEs, runs; backend.root=DIR")
     flags = parser.parse_intermixed_args(rest)
-    store = store_of([word for word in flags.words if "=" in word])
-    found = compared(store, [word for word in flags.words if "=" not in word])
+    overrides = [word for word in flags.words if "=" in word]
+    latents = [word for word in overrides if word.startswith("latents=")]
+    if odd := [word for word in overrides if word not in latents and not word.startswith(("backend", "runtime"))]:
+        raise SpecError(f"{odd[0]}, but saint compare takes latents=... and the store's backend... only; leave it out")
+    store = store_of([word for word in overrides if word not in latents])
+    some = parsed_latents(_value(latents[-1].partition("=")[2]), "latents") if latents else "all"
+    found = compared(store, [word for word in flags.words if "=" not in word], some)
     if flags.html:
         from tasks.reporting.comparison import page
 
@@ -94,6 +102,14 @@ def compare(rest: list[str], debug: bool = False) -> int:
     if flags.html:
         print(f"page: {flags.html}")
     return 0
+
+
+def _value(text: str) -> Any:
+    """What was typed for a setting outside of Hydra: a list or number where it is one."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def print_comparison(found: dict[str, Any]) -> None:

@@ -14,9 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator
 
 from tasks.asking import Bill, Rows, Troubles, ask, shown
+from tasks.choosing import chosen, parsed_latents
 from tasks.clients.base import Client, Reply, Request
 from tasks.devices import guarded
 from tasks.explain import explanations
@@ -42,6 +45,11 @@ class ScoreSpec(Spec):
     control: bool = True
     """Also judge each latent by another latent's explanation. Doubles the cost of judging."""
 
+    latents: Annotated[str | tuple[int, ...], BeforeValidator(lambda found: parsed_latents(found, "score.latents"))] = "all"
+    """Of the latents that were explained, which are scored; as in ``explain.latents``."""
+
+    KEEPS_KEY = {"latents": "all"}
+
     seed: int = 0
     """Of the choice of windows, of their marks, and of whose explanation is the control."""
 
@@ -59,6 +67,9 @@ def score(job: Job[ScoreSpec]) -> Summary:
 def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
+    if spec.latents != "all":
+        wanted = set(chosen(spec.latents, job.one("mine"), "score.latents"))
+        explained = {latent: explanation for latent, explanation in explained.items() if latent in wanted}
     work = _Scoring(spec, explained, bench)
     replies: Mapping[str, Reply] = {}
     if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):

@@ -177,3 +177,15 @@ def test_the_ledger_says_who_was_asked_for_how_much(world, capsys):
     assert main(["ledger", "explain/1", root]) == 2
 
 
+
+
+def test_some_latents_alone_can_be_compared_and_other_settings_are_refused(world, capsys):
+    store, names = world
+    root = f"backend.root={store.backend.root}"
+    assert main(["compare", names["right"], names["wrong"], root, "latents=[1,3]", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["labels"]["n"] == 2 and all(figures["difference"]["n"] == 2 for figures in pair["scores"].values())
+    assert main(["compare", names["haiku"], names["sonnet"], root, "latents=0:2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["answers"]["n"] == 2 * 24
+    assert main(["compare", names["right"], names["wrong"], root, "explain.latents=0:2"]) == 2
+    assert "saint compare takes latents=" in capsys.readouterr().err
