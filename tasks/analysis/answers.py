@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.analysis.agreement import auroc
 from tasks.analysis.estimates import NOTHING, Estimate, around, mean, share
+from tasks.auroc import auroc
 from tasks.lazy import np, pa, pc
 
 COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "control"]
@@ -53,9 +53,11 @@ def pooled(metric: str, values: list[float], n: list[int], answers: pa.Table, of
     if metric == "balanced accuracy":
         return Estimate(**of_rates["balanced_accuracy"])
     if metric == "AUROC":
-        rated = answers.filter(pc.is_valid(answers["probability"]))
-        value = auroc(rated["truth"].to_numpy(zero_copy_only=False), rated["probability"].to_numpy())
-        return Estimate(value, None, None, len(pc.unique(rated["latent"])))
+        rated = answers.filter(pc.is_finite(answers["probability"]))
+        truth = rated["truth"].to_numpy(zero_copy_only=False).astype(bool)
+        number = rated["probability"].to_numpy()
+        area = auroc(number[truth], number[~truth])
+        return Estimate(area and area.value, None, None, len(pc.unique(rated["latent"])))
     return mean(values, n)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, field_validator
 
+from tasks.auroc import auroc
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, Window, printable
 from tasks.kinds import kinds
@@ -179,7 +180,7 @@ def rates(answers: Sequence[Answer]) -> dict[str, Any]:
         "true_positive_rate_by_quantile": {
             str(q): _rate([a for a in known if a.truth and a.quantile == q]) for q in quantiles
         },
-        "auroc": area(known),
+        "auroc": _area(known),
         "n_missing": len(answers) - len(known),
     }
 
@@ -192,15 +193,10 @@ def _rate(answers: Sequence[Answer]) -> dict[str, Any]:
     return {"rate": n_right / len(answers), "low": low, "high": high, "n": len(answers)}
 
 
-def area(answers: Sequence[Answer]) -> float | None:
-    """Area under the receiver operating characteristic of the answers' probabilities: how often a true one has more
-    than a false one, ties counting half. None when a class has none."""
-    yes = sorted(a.probability for a in answers if a.truth and a.probability is not None)
-    no = sorted(a.probability for a in answers if not a.truth and a.probability is not None)
-    if not (yes and no):
-        return None
-    won = sum((p > q) + (p == q) / 2 for p in yes for q in no)
-    return won / (len(yes) * len(no))
+def _area(answers: Sequence[Answer]) -> float | None:
+    likely = {truth: [a.probability for a in answers if a.truth == truth and a.probability is not None] for truth in (True, False)}
+    found = auroc(likely[True], likely[False])
+    return found and found.value
 
 
 def _answers(items: Sequence[Item], said: Sequence[tuple[bool | None, float | None]]) -> list[Answer]:

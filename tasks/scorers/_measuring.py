@@ -6,6 +6,7 @@ blind control, differ in nothing else.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -66,10 +67,11 @@ class Measured(Scorer):
 def separation(latent: int, windows: Sequence[Window], values: Sequence[float | None]) -> Score:
     """How well some numbers part activating windows from others, and from each kind of others.
 
-    Answers hold the number of each window as ``probability``, and predict nothing: where yes begins is not known.
+    Answers hold the number of each window as ``probability``, and predict nothing: where yes begins is not known. What is
+    not finite is missing.
     """
     answers = tuple(
-        Answer(w.window_id, w.activating, None, w.quantile, None if v is None else float(v), w.group)
+        Answer(w.window_id, w.activating, None, w.quantile, float(v) if v is not None and math.isfinite(v) else None, w.group)
         for w, v in zip(windows, values, strict=True)
     )
     known = [(a, a.probability) for a in answers if a.probability is not None]

@@ -158,7 +158,7 @@ def probabilities(reply: Reply) -> dict[str, float]:
             for literal in mass:
                 if word and (literal.startswith(word) or word.startswith(literal)):
                     mass[literal] += p
-        if sum(mass.values()) > 0:
+        if 0 < sum(mass.values()) < math.inf:
             found[name] = mass["true"] / sum(mass.values())
     return found
 

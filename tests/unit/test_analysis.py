@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.analysis import answers as judged
-from tasks.analysis.agreement import auroc, correlations, kappa, pearson, ranks, spearman
+from tasks.analysis.agreement import correlations, kappa, pearson, spearman
 from tasks.analysis.estimates import NOTHING, Estimate, around, mean, n_effective, paired, quartiles, share, t975
 
 close = pytest.approx
@@ -56,10 +56,6 @@ def test_a_share_lies_in_its_interval_however_numbers_are_rounded():
     assert all(s.low <= s.value <= s.high for n in range(1, 60) for s in (share(0, n), share(n // 3, n), share(n, n)))
 
 
-def test_ranks_are_shared_by_equal_values():
-    assert ranks([10, 30, 20, 30]).tolist() == [1, 3.5, 2, 3.5]
-
-
 def test_correlations_are_those_of_the_formulas():
     a, b = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 5.0]
     assert pearson(a, b) == close(0.8) and spearman(a, b) == close(0.8)
@@ -83,11 +79,6 @@ def test_kappa_is_agreement_beyond_chance():
     assert kappa([True, False], [False, True])["value"] == -1
     assert kappa([True] * 3, [True] * 3)["value"] is None and kappa([True] * 3, [True] * 3)["agreement"] == 1
     assert kappa([], [])["n"] == 0
-
-
-def test_auroc_counts_pairs():
-    assert auroc([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.4]) == close((1 + 1 + 0 + 0.5) / 4)
-    assert auroc([1, 1], [0.1, 0.2]) is None
 
 
 def answers(*rows) -> pa.Table:

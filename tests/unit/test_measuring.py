@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import random
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +22,7 @@ from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window
 from tasks.explainers.lexical import Lexical
 from tasks.lm.surprise import Reader
 from tasks.score import ScoreSpec, score
+from tasks.scorers._measuring import separation
 from tasks.scorers.base import Bench, Score, Scorer
 from tasks.scorers.embedding import Embedding
 from tasks.scorers.example_embedding import ExampleEmbedding
@@ -143,6 +145,17 @@ def test_a_scorer_without_explanations_has_no_blind_control_and_measures_what_no
 def test_prompts_of_surprisal_differ_in_what_is_said_and_nothing_else():
     before, after = prompt(UNSAID).removesuffix(f"{UNSAID}\nPassage:"), prompt("a cat").removesuffix("a cat\nPassage:")
     assert before == after and before.endswith("Note: ")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_missing(number):
+    """Half precision overflows, and what is left of a difference of infinities is not a number."""
+    windows = [w for fires in (True, False) for w in latent_examples(0).test(fires)]
+    values = [float(w.activating) for w in windows]
+    found = separation(0, windows, [number, *values[1:-1], number])
+    assert (found.status, found.value, found.n, found.extra["n_missing"]) == ("ok", 1.0, 22, 2)
+    assert found.answers[0].probability is None is found.answers[-1].probability
+    assert separation(0, windows, [number] * 24).status == "missing"
 
 
 def test_a_window_without_tokens_is_missing():
