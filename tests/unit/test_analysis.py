@@ -122,11 +122,22 @@ def test_a_class_without_answers_leaves_no_balanced_accuracy():
 def test_curves_tell_strengths_and_sorts_apart_and_count_what_is_missing():
     found = judged.curve(FEW, True)
     assert [(row["quantile"], row["n"], row["share"]) for row in found] == [(0, 2, 1.0), (1, 2, 0.5)]
-    assert found[1]["low"] == close(0.0945, abs=1e-4) and found[1]["high"] == close(0.9055, abs=1e-4)
+    assert (found[0]["low"], found[0]["high"], found[1]["low"], found[1]["high"]) == (1, 1, 0, 1), "by two latents"
     near, random = judged.curve(FEW, False)
     assert (near["group"], near["n"], near["n_missing"], near["share"]) == ("near_miss", 1, 1, 0.0)
     assert (random["group"], random["n"], random["n_right"]) == ("random", 2, 2)
     assert judged.curve(FEW.slice(0, 0), True) == []
+
+
+def test_intervals_of_curves_count_latents_and_not_windows():
+    """Ten latents that a judge either knows or does not: a hundred windows say no more than ten."""
+    rows = [(i, truth, truth == (i < 5), 3, "random") for i in range(10) for truth in (YES, NO) for _ in range(10)]
+    plain = mean([1.0] * 5 + [0.0] * 5)
+    for truth in (YES, NO):
+        (found,) = judged.curve(answers(*rows), truth)
+        assert (found["n"], found["share"], found["low"], found["high"]) == (100, 0.5, close(plain.low), close(plain.high))
+    (alone,) = judged.curve(answers(*rows[:20]), YES)
+    assert (alone["share"], alone["low"], alone["high"]) == (1.0, None, None), "one latent says nothing of the spread"
 
 
 def test_windows_that_were_only_rated_have_a_mean_and_no_share():
@@ -139,5 +150,6 @@ def test_windows_that_were_only_rated_have_a_mean_and_no_share():
 def test_what_is_pooled_depends_on_the_metric():
     of_rates = judged.rates(FEW)
     assert judged.pooled("balanced accuracy", [1.0], [2], FEW, of_rates).value == close((0.75 + 2 / 3) / 2)
+    assert judged.pooled("recall", [1.0, 0.5], [4, 3], FEW, of_rates).value == 0.75, "of activating windows alone"
     assert judged.pooled("correlation", [-0.2, 0.4], [10, 30], FEW, of_rates).value == close(0.25)
     assert judged.pooled("correlation", [], [], FEW, of_rates) == NOTHING

@@ -183,6 +183,13 @@ def test_a_run_without_scorers_has_a_page(world):
     assert found["scorers"] == [] and len(found["latents"]) == 128 and found["best"] == []
 
 
+def test_a_share_of_one_latent_is_drawn_without_an_interval():
+    from tasks.reporting import score_plots
+
+    rows = [{"quantile": q, "share": 0.5, "low": low, "high": low and 0.9} for q, low in enumerate((0.1, None))]
+    assert "<svg" in score_plots.rates([("detection", rows)], "quantile", "told", "plot")
+
+
 def test_any_text_survives_being_embedded():
     value = {"a": NASTY, "b": ["</script>", "\u2029"]}
     assert json.loads(embedded(value)) == value
