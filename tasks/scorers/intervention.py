@@ -15,7 +15,7 @@ from pydantic import Field
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, printable
 from tasks.scorers._choosing import generator
-from tasks.scorers._packs import packed
+from tasks.scorers._packs import answers_in, packed
 from tasks.scorers.base import Answer, Bench, Score, Scorer, wilson
 
 SYSTEM = """\
@@ -144,12 +144,4 @@ def _schema(n: int) -> dict[str, Any]:
 
 def _told(reply: Reply) -> dict[str, bool]:
     """By the number of a pair, whether the second was taken for the steered one; nothing for answers of other words."""
-    if reply.status != "ok":
-        return {}
-    try:
-        answers = reply.json()["answers"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    if not isinstance(answers, dict):
-        return {}
-    return {number: choice == "second" for number, choice in answers.items() if choice in ("first", "second")}
+    return {number: said == "second" for number, said in answers_in(reply).items() if said in ("first", "second")}
