@@ -149,10 +149,10 @@ class Intruder(Scorer):
             found = answers_in(reply)
             for name, puzzle in zip(ids(len(part)), part, strict=True):
                 said = found.get(name)
-                window = puzzle.shown[puzzle.intruder][0]
+                window = puzzle.shown[puzzle.intruder][0]  # of an earlier puzzle too, where there are few
                 legible = isinstance(said, int) and not isinstance(said, bool) and 1 <= said <= len(puzzle.shown)
                 right = said == puzzle.intruder + 1 if legible else None
-                answers.append(Answer(window.window_id, True, right, puzzle.quantile, None, window.group))
+                answers.append(Answer(f"{window.window_id}/{len(answers)}", True, right, puzzle.quantile, None, window.group))
                 if not legible:
                     trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
         known = [answer for answer in answers if answer.predicted is not None]
