@@ -191,6 +191,7 @@ def _side(opened: Opened, metric: str, control: bool) -> dict[str, Any]:
         "rates": of_rates,
         "by_quantile": judged.curve(answers, True),
         "by_group": judged.curve(answers, False),
+        "answers": counted(judged.statuses(answers)),
     }
 
 

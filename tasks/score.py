@@ -70,7 +70,8 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
 
         replies = ask(job, spec.client, questions)
     statuses: Counter[str] = Counter()
-    values, controls, chances, bill, n_missing = [], [], [], Bill(), 0
+    answers: Counter[str] = Counter()
+    values, controls, chances, bill = [], [], [], Bill()
     with (
         Rows(job.out / "scores.parquet", _scores_schema()) as rows,
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
@@ -82,7 +83,7 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
             statuses[scored.status] += 1
             chance = work.chance(scored)
-            n_missing += sum(a.predicted is None and a.probability is None for a in scored.answers)
+            answers.update(answer.status for answer in scored.answers)
             if scored.value is not None:
                 values.append(scored.value)
                 chances.append(chance)
@@ -110,8 +111,9 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
         **_mean("control_", controls, work.scorer.RANGE),
         "n": len(explained),
         "n_ok": statuses["ok"],
-        "n_missing": n_missing,
         "statuses": dict(sorted(statuses.items())),
+        "answers": dict(sorted(answers.items())),
+        "n_missing": answers.total() - answers["ok"],
         **bill.summary(),
     }
 
@@ -250,6 +252,7 @@ def _answers_schema() -> pa.Schema:
             ("quantile", pa.int32()),
             ("probability", pa.float64()),
             ("group", pa.string()),
+            ("status", pa.string()),
             ("control", pa.bool_()),
         ]
     )

@@ -12,7 +12,7 @@ from tasks.analysis.estimates import NOTHING, Estimate, around, mean
 from tasks.auroc import auroc
 from tasks.lazy import np, pa, pc
 
-COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "control"]
+COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "status", "control"]
 
 _RATES = {"balanced accuracy": "balanced_accuracy", "recall": "true_positive_rate"}
 """Metrics of which windows have a part, by the name of their pooled rate."""
@@ -60,6 +60,11 @@ def _right(answers: pa.Table) -> np.ndarray:
 
 def _booleans(answers: pa.Table, name: str) -> np.ndarray:
     return answers[name].to_numpy(zero_copy_only=False).astype(bool)
+
+
+def statuses(answers: pa.Table) -> dict[str, int]:
+    """How many there are (``ok``), and how many are missing, by why."""
+    return {row["values"]: row["counts"] for row in pc.value_counts(answers["status"]).to_pylist()}
 
 
 def pooled(metric: str, values: list[float], n: list[int], answers: pa.Table, of_rates: dict[str, Any]) -> Estimate:

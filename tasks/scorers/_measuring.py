@@ -18,7 +18,7 @@ from pydantic import Field
 from tasks.auroc import auroc
 from tasks.clients.base import Reply
 from tasks.explainers.base import Explanation, LatentExamples, Window
-from tasks.scorers.base import Answer, Bench, Score, Scorer
+from tasks.scorers.base import Answer, Bench, Score, Scorer, trouble
 
 
 class Measured(Scorer):
@@ -70,9 +70,10 @@ def separation(latent: int, windows: Sequence[Window], values: Sequence[float | 
     Answers hold the number of each window as ``probability``, and predict nothing: where yes begins is not known. What is
     not finite is missing.
     """
+    numbers = [float(value) if value is not None and math.isfinite(value) else None for value in values]
     answers = tuple(
-        Answer(w.window_id, w.activating, None, w.quantile, float(v) if v is not None and math.isfinite(v) else None, w.group)
-        for w, v in zip(windows, values, strict=True)
+        Answer(w.window_id, w.activating, None, w.quantile, v, w.group, "missing" if v is None else "ok")
+        for w, v in zip(windows, numbers, strict=True)
     )
     known = [(a, a.probability) for a in answers if a.probability is not None]
     positive = [value for answer, value in known if answer.truth]
@@ -83,7 +84,7 @@ def separation(latent: int, windows: Sequence[Window], values: Sequence[float | 
     negative = [value for values in others.values() for value in values]
     n, whole = len(known), auroc(positive, negative)
     if whole is None:
-        return Score(latent, "missing", n=n, n_positive=len(positive), answers=answers)
+        return Score(latent, trouble(answers), n=n, n_positive=len(positive), answers=answers)
     parts = {group: auroc(positive, some) for group, some in sorted(others.items())}
     means = {"mean_positive": statistics.fmean(positive), "mean_negative": statistics.fmean(negative)}
     by_group = {group: part.value for group, part in parts.items() if part is not None}

@@ -155,6 +155,7 @@ def test_a_number_that_is_none_is_missing(number):
     found = separation(0, windows, [number, *values[1:-1], number])
     assert (found.status, found.value, found.n, found.extra["n_missing"]) == ("ok", 1.0, 22, 2)
     assert found.answers[0].probability is None is found.answers[-1].probability
+    assert [a.status for a in found.answers] == ["missing", *["ok"] * 22, "missing"]
     assert separation(0, windows, [number] * 24).status == "missing"
 
 

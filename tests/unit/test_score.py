@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import ClassVar, Literal
 
 import pyarrow.parquet as pq
@@ -160,7 +161,11 @@ def test_failed_judgements_are_missing_and_a_latent_without_any_says_why(store):
     assert (rows[0]["status"], rows[0]["value"], rows[0]["n"]) == ("refused", None, 0)
     assert all(r["value"] == 1.0 for r in rows[2:8])
     assert rows[1]["n"] < 24 and rows[1]["value"] in (None, 1.0)
-    assert opened.summary["n_missing"] == sum(a["predicted"] is None for a in table(opened, "answers")) >= 24
+    answers = table(opened, "answers")
+    assert opened.summary["n_missing"] == sum(a["predicted"] is None for a in answers) >= 24
+    assert all((a["predicted"] is None) == (a["status"] != "ok") for a in answers)
+    assert opened.summary["answers"] == dict(Counter(a["status"] for a in answers))
+    assert opened.summary["answers"]["refused"] == 24 and {"ok", "errored"} <= opened.summary["answers"].keys()
 
 
 def test_a_control_is_another_latents_explanation_and_says_something_else():
