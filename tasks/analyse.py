@@ -36,7 +36,7 @@ class AnalyseSpec(Spec):
     """Latents with both scores below which nothing is said about how two scorers agree."""
 
 
-@stage("analyse", version=1)
+@stage("analyse", version=2)
 def analyse(job: Job[AnalyseSpec]) -> Summary:
     """Write ``latents.parquet`` and ``analysis.json``. Inputs: ``mine``, ``explain``, ``scores`` (a list)."""
     opened = job.many("scores")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from contextlib import ExitStack
 from random import Random
 from typing import TYPE_CHECKING
 
+from tasks.analysis.estimates import mean
 from tasks.asking import Bill, Rows, Troubles, ask, shown
 from tasks.clients.base import Client, Reply, Request
 from tasks.devices import guarded
@@ -46,7 +46,7 @@ class ScoreSpec(Spec):
     """Of the choice of windows, of their marks, and of whose explanation is the control."""
 
 
-@stage("score", version=2, tags=("llm",))
+@stage("score", version=3, tags=("llm",))
 def score(job: Job[ScoreSpec]) -> Summary:
     """One score, or the reason why there is none, per explanation.
 
@@ -197,23 +197,14 @@ def partners(explained: dict[int, Explanation], seed: int) -> dict[int, int]:
 
 
 def _mean(name: str, values: list[float], bounds: tuple[float, float]) -> dict[str, float | int | None]:
-    """Mean over latents with its 95% interval (normal, cut at the bounds of a value), median, and how many."""
-    if not values:
-        return {
-            f"{name}mean": None,
-            f"{name}mean_low": None,
-            f"{name}mean_high": None,
-            f"{name}median": None,
-            f"{name}n": 0,
-        }
-    mean = statistics.fmean(values)
-    half = 1.959964 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    """Mean over latents with its interval, median, and how many."""
+    found = mean(values).within(bounds)
     return {
-        f"{name}mean": mean,
-        f"{name}mean_low": max(bounds[0], mean - half),
-        f"{name}mean_high": min(bounds[1], mean + half),
-        f"{name}median": statistics.median(values),
-        f"{name}n": len(values),
+        f"{name}mean": found.value,
+        f"{name}mean_low": found.low,
+        f"{name}mean_high": found.high,
+        f"{name}median": statistics.median(values) if values else None,
+        f"{name}n": found.n,
     }
 
 

@@ -24,6 +24,7 @@ from tasks.lm.surprise import Reader
 from tasks.score import ScoreSpec, score
 from tasks.scorers._measuring import separation
 from tasks.scorers.base import Bench, Score, Scorer
+from tasks.scorers.detection import Detection
 from tasks.scorers.embedding import Embedding
 from tasks.scorers.example_embedding import ExampleEmbedding
 from tasks.scorers.surprisal import UNSAID, Surprisal, prompt
@@ -77,7 +78,7 @@ def test_each_kind_of_silent_windows_is_told_apart():
 def test_windows_are_drawn_evenly_from_kinds_and_quantiles_by_seed():
     examples = latent_examples(0, 40)
     windows = tuple(
-        dataclasses.replace(w, group=("random", "decoder", "near_miss")[i % 3]) if not w.activating else w
+        dataclasses.replace(w, group="quantile" if w.activating else ("random", "decoder", "near_miss")[i % 3])
         for i, w in enumerate(examples.windows)
     )
     examples = dataclasses.replace(examples, windows=windows)
@@ -88,6 +89,13 @@ def test_windows_are_drawn_evenly_from_kinds_and_quantiles_by_seed():
     assert len({a.window_id for a in answers}) == 32
     assert answers == measured(scorer, examples=examples).answers != measured(scorer, examples=examples, seed=1).answers
     assert random.getstate() == state
+
+
+def test_what_measures_sees_the_windows_that_a_judge_sees():
+    examples = latent_examples(0, 40)
+    judged = Detection(n_positive=9, n_negative=7).chosen(examples, 3)
+    answers = measured(Embedding(n_positive=9, n_negative=7), examples=examples, seed=3).answers
+    assert {a.window_id for a in answers} == {w.window_id for w in judged}
 
 
 def test_example_embedding_is_a_difference_of_means_over_all_pairs():

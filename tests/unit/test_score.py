@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from artifacts.store import Store
+from tasks.analysis.estimates import mean
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer, Explanation
@@ -114,6 +115,12 @@ def test_a_scorer_that_uses_no_explanation_has_no_control_and_scores_what_nobody
     assert opened.summary["n_ok"] == 9 and opened.summary["control_n"] == 0 and opened.summary["control_mean"] is None
     assert rows[8]["status"] == "ok" and all(row["control_latent"] is None for row in rows)
     assert -1 <= opened.summary["mean_low"] < opened.summary["mean"] < 0
+
+
+def test_the_mean_has_the_interval_that_every_mean_has(store):
+    summary, values = (opened := make(scored(Coherent(), *told()), store)).summary, [r["value"] for r in table(opened)]
+    assert [summary[n] for n in ("mean", "mean_low", "mean_high")] == list(mean(values).within((-1, 1))[:3])
+    assert (summary["median"], summary["control_mean"], summary["control_mean_low"]) == (0.1, None, None)
 
 
 def test_answers_say_which_window_was_judged_how(store):
