@@ -8,6 +8,7 @@ which pass wherever only found windows are judged. The blind control is texts wr
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -98,7 +99,7 @@ class Generation(Scorer):
         measured = [
             (text, float(one.largest_L[0]), len(one.token_id))
             for text, one in zip(texts, found, strict=True)
-            if len(one.token_id)
+            if len(one.token_id) and math.isfinite(one.largest_L[0])
         ]
         if not measured:
             return Score(examples.latent, "unparsable", extra={"n_missing": self.n_texts})

@@ -184,6 +184,20 @@ def test_texts_with_the_word_activate_and_others_do_not():
     assert found.extra["n_missing"] == 6 and found.extra["texts"][0]["strength"] > 0.1 > found.extra["texts"][1]["strength"]
 
 
+def test_a_text_on_which_the_model_overflows_is_missing(monkeypatch):
+    import tasks.steering.firing
+
+    def overflowing(*given):
+        found = list(fired(*given))
+        return [found[0]._replace(value_TL=found[0].value_TL * float("nan")), *found[1:]]
+
+    fired = tasks.steering.firing.fired
+    monkeypatch.setattr(tasks.steering.firing, "fired", overflowing)
+    found = generated(["the cat", "a cat"])
+    assert (found.value, found.n, found.extra["n_missing"]) == (1.0, 1, 9)
+    json.dumps(found.extra, allow_nan=False)
+
+
 def test_a_latent_that_fires_too_weakly_does_not_count():
     (own,) = {round(answer.probability, 3) for answer in generated(["a cat"]).answers}
     for threshold, value in ((own - 0.01, 1.0), (own + 0.01, 0.0)):
