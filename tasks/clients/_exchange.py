@@ -176,12 +176,9 @@ class Exchange:
         """Whether an entry's results are in the journal by now, or it is known that there are none."""
         assert entry.batch is not None
         batch = self.api.retrieve(entry.batch)
-        if batch is None or batch.archived:
-            if batch is None and datetime.now(UTC) - entry.when < KEPT:
-                raise ClientError(
-                    f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not "
-                    "know it; use the key and address that sent it"
-                )
+        if batch is None:
+            return self._not_found(entry, "it")
+        if batch.archived:
             return self._gone(entry)
         self.bar.advance(0, processing=batch.processing)
         if not batch.ended:
@@ -189,18 +186,27 @@ class Exchange:
         for left in reversed(range(FETCHES)):
             try:
                 self.journal.replied(entry, self._records(entry, batch, forgiving=left == 0))
-            except NotFound:
-                return self._gone(entry)
-            except Cut as error:
-                if left == 0:
-                    raise ClientError(
-                        f"{error}, {FETCHES} times; they stay paid for: give the same command later"
-                    ) from None
+            except (Cut, NotFound) as error:
+                failed = error
+            else:
+                self.api.forget(entry, batch)
+                return True
+            if left:
                 time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
-                continue
-            self.api.forget(entry, batch)
-            return True
-        raise AssertionError("the last fetch returns or raises")
+        if isinstance(failed, NotFound):
+            return self._not_found(entry, "its results")
+        raise ClientError(f"{failed}, {FETCHES} times; they stay paid for: give the same command later")
+
+    def _not_found(self, entry: Entry, what: str) -> bool:
+        """Give up what the API may no longer keep. Raises ``ClientError`` when it must still have it somewhere."""
+        if datetime.now(UTC) - entry.when >= KEPT:
+            return self._gone(entry)
+        root, file = self.journal.root, f"{entry.id}.json"
+        raise ClientError(
+            f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not know {what}; "
+            "use the key and address that sent it, or, to pay for its requests once more, copy "
+            f"{root}/sent/{file} to {root}/void/{file}"
+        )
 
     def _gone(self, entry: Entry) -> bool:
         self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")

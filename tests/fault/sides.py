@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from artifacts import ledger
 from artifacts.journal import Journal
 from tasks.clients import _batches_api
 from tasks.clients.base import Reply, Request
@@ -119,6 +120,12 @@ def assert_settled(side: Side, api: Any, root: Path, replies: list[Reply], n: in
     assert ledger_usd(root) == pytest.approx(side.server_usd(api), rel=1e-12)
     final = Counter(record["digest"] for record in records(root) if record["final"])
     assert final == dict.fromkeys(digests, 1)
+
+
+def assert_on_the_bill(side: Side, api: Any, root: Path) -> None:
+    """Neither the ledger nor the limit knows of fewer dollars than the server took."""
+    told = sum(row["usd"] + row["possibly_usd"] for row in ledger.rows(Journal(root)))
+    assert 0 < side.server_usd(api) <= min(told, Journal(root).spent_usd) * (1 + 1e-12)
 
 
 @pytest.fixture

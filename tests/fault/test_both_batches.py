@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
+import shutil
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _batches_api
+from tasks.clients import _batches_api, _exchange
 from tasks.clients.base import ClientError
 from tests import fake_anthropic as fake
 from tests.fake_anthropic import status
-from tests.fault.sides import KEY, SIDES, Notes, Side, assert_settled, ledger_usd, questions, quick, shown  # noqa: F401
+from tests.fault.sides import (  # noqa: F401
+    KEY, SIDES, Notes, Side, assert_on_the_bill, assert_settled, ledger_usd, questions, quick, shown,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("quick")
 both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -29,6 +35,8 @@ NETWORK = [
     ("create", [fake.HTML], "does not answer like the API"),
     ("retrieve", [status(500), status(529), fake.DROP_BEFORE_ACCEPTING, fake.GARBAGE], None),
     ("results", [status(503), fake.DROP_BEFORE_ACCEPTING], None),
+    ("results", [status(404)], None),
+    ("results", [status(404)] * 4, None),
     ("results", [fake.CUT_IN_A_LINE] * 4, None),
     ("results", [fake.CUT_SILENTLY], None),
     ("results", [fake.GARBAGE], None),
@@ -215,3 +223,42 @@ def test_a_batch_that_another_key_sent_is_not_paid_for_again(tmp_path, side: Sid
         with pytest.raises(ClientError, match="does not know it; use the key and address that sent it"):
             side.ask(api, tmp_path)
         assert not api.batches
+
+
+@both
+def test_results_that_are_not_found_stay_paid_for_while_the_api_must_have_them(tmp_path, side: Side):
+    with side.server() as api:
+        api.fault("results", *[status(404)] * _exchange.FETCHES)
+        with pytest.raises(ClientError, match="does not know its results; use the key and address .*/sent/.* to .*/void/"):
+            side.ask(api, tmp_path)
+        assert_on_the_bill(side, api, tmp_path)
+        assert_settled(side, api, tmp_path, side.ask(api, tmp_path), 5)
+
+
+@both
+def test_results_that_are_no_longer_kept_are_paid_for_again_and_stay_on_the_bill(tmp_path, side: Side, monkeypatch):
+    monkeypatch.setattr(_exchange, "KEPT", timedelta(0))
+    notes = Notes()
+    with side.server() as api:
+        api.fault("results", *[status(404)] * _exchange.FETCHES)
+        assert {reply.status for reply in side.ask(api, tmp_path, notes=notes)} == {"ok"}
+        assert any("no longer kept" in line for line in notes.lines)
+        assert sorted(api.paid.values()) == [1, 1, 1, 2, 2]
+        assert_on_the_bill(side, api, tmp_path)
+        assert all(reply.reused for reply in side.ask(api, tmp_path))
+
+
+@both
+def test_a_batch_that_its_owner_gives_up_by_hand_is_sent_again_and_stays_on_the_bill(tmp_path, side: Side):
+    with side.server() as api:
+        api.fault("results", *[status(404)] * 99)
+        with pytest.raises(ClientError, match="does not know its results") as caught:
+            side.ask(api, tmp_path)
+        while api.take("results"):
+            pass
+        source, target = re.search(r"copy (\S+) to (\S+)", str(caught.value)).groups()
+        Path(target).parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
+        assert {reply.status for reply in side.ask(api, tmp_path)} == {"ok"}
+        assert sorted(api.paid.values()) == [1, 1, 1, 2, 2]
+        assert_on_the_bill(side, api, tmp_path)
