@@ -18,7 +18,16 @@ from tasks.clients.base import ClientError
 from tests import fake_anthropic as fake
 from tests.fake_anthropic import status
 from tests.fault.sides import (  # noqa: F401
-    KEY, SIDES, Notes, Side, assert_on_the_bill, assert_settled, ledger_usd, questions, quick, shown,
+    KEY,
+    SIDES,
+    Notes,
+    Side,
+    assert_on_the_bill,
+    assert_settled,
+    ledger_usd,
+    questions,
+    quick,
+    shown,
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -104,6 +113,16 @@ def test_every_failure_is_a_status_and_none_is_an_answer(tmp_path, side: Side):
         assert_settled(side, api, tmp_path, list(replies.values()), 6)
         again = side.ask(api, tmp_path, n=6)
         assert all(reply.reused for reply in again) and Counter(r.status for r in again) == Counter(r.status for r in found)
+
+
+@both
+def test_only_the_end_of_a_line_ends_a_result(tmp_path, side: Side):
+    text = "one \u2028 two \u2029 three \x85 four \x0b five \x0c six \x1c \x1d \x1e seven \r\n eight"
+    with side.server(answer=lambda params: side.words.succeeded(text)) as api:
+        replies = side.ask(api, tmp_path)
+        assert {reply.text for reply in replies} == {text}
+        assert_settled(side, api, tmp_path, replies, 5)
+        assert {reply.text for reply in side.ask(api, tmp_path)} == {text}
 
 
 @both
