@@ -87,7 +87,7 @@ class BatchesAPI(BatchAPI):
             return None
         results = self.results(batch)
         try:
-            return any(line.get("custom_id") in entry.requests for line in results)
+            return any(str(line.get("custom_id")) in entry.requests for line in results)
         finally:
             results.close()
 

@@ -12,7 +12,7 @@ from artifacts.journal import Entry
 from tasks.clients._batches_api import Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
 from tasks.clients._lost import Lost
 from tasks.clients._priced import announced, beyond, of, warn
-from tasks.clients._results import missing_record, reply_of, unpaid
+from tasks.clients._results import UNREADABLE, missing_record, reply_of, unpaid, unread
 from tasks.clients.base import ClientError, Reply, Request
 
 if TYPE_CHECKING:
@@ -214,18 +214,30 @@ class Exchange:
         return True
 
     def _records(self, entry: Entry, batch: Batch, forgiving: bool) -> Iterator[dict[str, Any]]:
-        """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``."""
-        left, n_answered = dict(entry.requests), 0
+        """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``.
+
+        Answers of unknown cost come last, and share what the others leave of the most that the batch can cost.
+        """
+        left, n_answered, rest, unpriced = dict(entry.requests), 0, entry.client.get("most_usd", 0.0), []
         for result in self.api.results(batch):
-            id = result.get("custom_id")
-            digest = left.pop(id, None) if isinstance(id, str) else None
+            id = str(result.get("custom_id"))
+            digest = left.pop(id, None)
             if digest is None:
                 known = "twice" if id in entry.requests else "but nobody asked that"
-                self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(str(id))} {known}; ignored")
+                self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(id)} {known}; ignored")
                 continue
-            record = self.api.record(digest, result, self.client.price)
+            try:
+                record = self.api.record(digest, result, self.client.price)
+            except UNREADABLE as error:
+                record = unread(digest, error)
             n_answered += "message" in record
+            if record["usd"] is None and rest > 0.0:
+                unpriced.append(record)
+                continue
+            rest -= record["usd"] or 0.0
             yield record
+        for record in unpriced:
+            yield {**record, "possibly_usd": max(0.0, rest) / len(unpriced)}
         if batch.rest is not None and n_answered >= batch.n_answered:
             yield from (unpaid(digest, *batch.rest, final=False) for digest in left.values())
             return

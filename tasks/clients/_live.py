@@ -68,6 +68,13 @@ class LiveClient(Priced):
     def record(self, digest: str, answer: dict[str, Any], request: Request) -> dict[str, Any]:
         """The journal's record of an answer. Raises ``ValueError`` or the like when it is none, or ``Failed``."""
 
+    def counted(self, record: dict[str, Any], request: Request) -> dict[str, Any]:
+        """The record of an answer, counted at the most that it can cost where its server does not tell."""
+        if record["usd"] is not None or self.price is None:
+            return record
+        detail = record["detail"] or "the server tells no usage; the most it can cost is counted"
+        return {**record, "usd": self.most_usd(request), "detail": detail}
+
     def host(self, connection: Any) -> str:
         return str(connection.base_url).rstrip("/")
 

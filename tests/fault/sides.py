@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,29 @@ class Side:
         """All replies to ``n`` questions, which go out in batches of two."""
         runtime = Runtime(base_url=api.url, poll_seconds=0.02, **limits)
         return list((client or self.client()).answer(questions(n), Journal(root), runtime, notes or Progress()))
+
+    def distort(self, api: Any, text: str, odd: dict[str, Any]) -> None:
+        """Have the server put its answers to questions with a text oddly: ``usage`` (with ``in`` and ``out``) or
+        ``content``. It is paid as always."""
+        claude, lines = self.kind == "anthropic_batch", api.lines
+        names = {"in": "input_tokens", "out": "output_tokens"} if claude else {"in": "prompt_tokens", "out": "completion_tokens"}
+        usage = odd.get("usage")
+        usage = {names[name]: n for name, n in usage.items()} if isinstance(usage, dict) else usage
+
+        def spoilt(batch: Any, *a: Any) -> list[bytes]:
+            asked = {r["custom_id"]: shown(r["params" if claude else "body"]) for r in batch.requests}
+            found = [json.loads(line) for line in lines(batch, *a)]
+            for line in found:
+                if text in asked[line["custom_id"]]:
+                    answer = line["result"]["message"] if claude else line["response"]["body"]
+                    message = answer if claude else answer["choices"][0]["message"]
+                    if "usage" in odd:
+                        answer["usage"] = usage
+                    else:
+                        message["content"] = odd["content"]
+            return [json.dumps(line).encode() + b"\n" for line in found]
+
+        api.lines = spoilt
 
     def server_usd(self, api: Any) -> float:
         """What the server was paid, by its own count of tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -12,8 +13,10 @@ from random import Random
 
 import pytest
 
+from artifacts import ledger
 from artifacts.journal import Journal
 from tasks.clients import _batches_api, _exchange
+from tasks.clients._results import succeeded
 from tasks.clients.base import ClientError
 from tests import fake_anthropic as fake
 from tests.fake_anthropic import status
@@ -157,6 +160,64 @@ def test_what_would_fail_again_is_never_sent_again(tmp_path, side: Side):
         assert {reply.status for reply in side.ask(api, tmp_path, n=2)} == {"errored"}
         assert {(r.status, r.reused) for r in side.ask(api, tmp_path, n=2)} == {("errored", True)}
         assert len(api.batches) == 1 and ledger_usd(tmp_path) == 0 == side.server_usd(api)
+
+
+MANY = "many"
+ODD = [
+    ({"usage": None}, "ok"),
+    ({"usage": {}}, "ok"),
+    ({"usage": {"in": MANY, "out": 20}}, "errored"),
+    ({"usage": {"in": 5, "out": {"text": 20}}}, "errored"),
+    ({"usage": {"in": float("nan"), "out": 20}}, "errored"),
+    ({"usage": {"in": float("inf"), "out": 20}}, "errored"),
+    ({"usage": {"in": 10**400, "out": 20}}, "errored"),
+    ({"usage": [5, 20]}, "errored"),
+    ({"usage": MANY}, "errored"),
+    ({"content": 5}, "errored"),
+    ({"content": {"text": "{}"}}, "errored"),
+    ({"content": [["{}"], 5, None]}, "errored"),
+]
+
+
+@both
+@pytest.mark.parametrize("odd, told", ODD, ids=str)
+def test_an_answer_of_odd_form_spoils_no_other_and_stays_on_the_bill(tmp_path, side: Side, odd, told):
+    with side.server() as api:
+        side.distort(api, "[2]", odd)
+        replies = side.ask(api, tmp_path)
+        assert Counter(reply.status for reply in replies) == Counter({"ok": 4}) + Counter([told])
+        assert len(api.batches) == 3 and set(api.paid.values()) == {1}
+        assert_on_the_bill(side, api, tmp_path)
+        assert all(reply.reused for reply in side.ask(api, tmp_path)) and len(api.batches) == 3
+        (row,) = ledger.rows(Journal(tmp_path))
+        assert row["n_answered"] == 5 and row["n_unpriced"] == ("usage" in odd)
+        assert (row["possibly_usd"] > 0) == ("usage" in odd)
+
+
+@both
+def test_counts_below_zero_are_no_money_back(tmp_path, side: Side):
+    with side.server() as api:
+        for text in ("[0]", "[3]"):
+            side.distort(api, text, {"usage": {"in": -5000, "out": -20}})
+        replies = side.ask(api, tmp_path)
+        assert {reply.status for reply in replies} == {"ok"} and min(reply.usage.usd for reply in replies) == 0.0
+
+
+def test_cached_tokens_below_zero_are_no_money_back():
+    usage = {"output_tokens": 0, "cache_creation": {"ephemeral_1h_input_tokens": 900}, "cache_creation_input_tokens": 100}
+    for odd in (usage, usage | {"cache_creation": {"ephemeral_1h_input_tokens": -900}}):
+        message = fake.succeeded("{}") | {"usage": odd}
+        record = SIDES["anthropic_batch"].client().price.batch_usd
+        assert succeeded("d", message, record)["usd"] == record(0, 0, *((0, 100) if odd is usage else (100, 0)))
+
+
+@both
+@pytest.mark.parametrize("id", [None, 5, ["x"], {"x": 1}], ids=str)
+def test_a_result_whose_id_is_none_is_ignored(tmp_path, side: Side, id):
+    with side.server() as api:
+        lines = api.lines
+        api.lines = lambda *a: [b'{"custom_id": %s}\n' % json.dumps(id).encode(), *lines(*a)]
+        assert_settled(side, api, tmp_path, side.ask(api, tmp_path), 5)
 
 
 # addresses, keys, money
