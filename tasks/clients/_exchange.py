@@ -118,15 +118,15 @@ class Exchange:
                     continue
             chunk[digest] = params
             size += n_bytes
-            most += self.client.estimate([request]).usd or 0.0
+            most += self.client.most_usd(request)
         return sent + (self._create(chunk, mark, most) if chunk else [])
 
     def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
-        most = self.client.estimate(of(self.client, self.requests, digests))
+        likely, most = self.client.foreseen(of(self.client, self.requests, digests))
         spent, limit = self.journal.spent_usd, self.runtime.max_usd
-        self.progress.note(announced(self.client, most, len(digests), n_asked, spent, limit))
-        if limit is not None and spent + (most.usd or 0.0) > limit:
-            raise beyond(self.client, most, len(digests), spent, limit)
+        self.progress.note(announced(self.client, likely, most, len(digests), n_asked, spent, limit))
+        if limit is not None and spent + most > limit:
+            raise beyond(self.client, likely, most, len(digests), spent, limit)
 
     def _create(self, chunk: dict[str, dict[str, Any]], mark: dict[str, Any], usd: float) -> list[Entry]:
         client = {"kind": self.client.kind, "model": self.client.model, "spec": self.client.payload(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,17 @@ class Notes(Progress):
         self.lines.append(text)
 
 
+class Watched(Progress):
+    """Looks at something whenever a batch is looked at."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look, self.n_looks = look, 0
+
+    def advanced(self, bar: Any) -> None:
+        self.n_looks += 1
+        self.look()
+
+
 def shown(params: dict[str, Any]) -> str:
     """The user's turn of a request."""
     return params["messages"][-1]["content"]
@@ -59,6 +70,12 @@ class Side:
     def canceled(self) -> dict[str, Any]:
         return self.words.CANCELED
 
+    @property
+    def counts(self) -> dict[str, str]:
+        """What the API calls its counts of tokens."""
+        claude = {"in": "input_tokens", "out": "output_tokens"}
+        return claude if self.kind == "anthropic_batch" else {"in": "prompt_tokens", "out": "completion_tokens"}
+
     def server(self, **switches: Any) -> Any:
         served = {"anthropic_batch": fake_anthropic.FakeAnthropic, "openai_batch": fake_openai_batches.FakeOpenAIBatches}
         return served[self.kind](**{"answer": lambda params: "{}", **switches})
@@ -75,9 +92,8 @@ class Side:
         """Have the server put its answers to questions with a text oddly: ``usage`` (with ``in`` and ``out``) or
         ``content``. It is paid as always."""
         claude, lines = self.kind == "anthropic_batch", api.lines
-        names = {"in": "input_tokens", "out": "output_tokens"} if claude else {"in": "prompt_tokens", "out": "completion_tokens"}
         usage = odd.get("usage")
-        usage = {names[name]: n for name, n in usage.items()} if isinstance(usage, dict) else usage
+        usage = {self.counts[name]: n for name, n in usage.items()} if isinstance(usage, dict) else usage
 
         def spoilt(batch: Any, *a: Any) -> list[bytes]:
             asked = {r["custom_id"]: shown(r["params" if claude else "body"]) for r in batch.requests}

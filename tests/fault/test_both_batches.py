@@ -25,6 +25,7 @@ from tests.fault.sides import (  # noqa: F401
     SIDES,
     Notes,
     Side,
+    Watched,
     assert_on_the_bill,
     assert_settled,
     ledger_usd,
@@ -270,9 +271,31 @@ def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path, side: Side)
         with pytest.raises(ClientError, match=r"runtime\.max_usd = 1e-06, but 5 .*; set runtime\.max_usd="):
             side.ask(api, tmp_path, max_usd=0.000001)
         assert not api.batches and not api.count("POST", "")
-        whole = side.client().estimate(questions()).usd
-        replies = side.ask(api, tmp_path, max_usd=whole * 1.0001)
-        assert 0 < sum(reply.usage.usd for reply in replies) <= whole
+        likely, most = side.client().foreseen(questions())
+        with pytest.raises(ClientError, match=rf"may cost \${most:.4f} \(about \${likely.usd:.4f} is likely\)"):
+            side.ask(api, tmp_path, max_usd=most * 0.9999)
+        assert not api.batches
+        notes = Notes()
+        replies = side.ask(api, tmp_path, notes=notes, max_usd=most * 1.0001)
+        assert any(f"about ${likely.usd:.4f}, at most ${most:.4f}" in line for line in notes.lines)
+        assert 0 < sum(reply.usage.usd for reply in replies) <= most
+
+
+@both
+def test_a_limit_holds_though_every_byte_is_a_token(tmp_path, side: Side):
+    def answer(params):
+        n_bytes = len(json.dumps(params, ensure_ascii=False).encode())
+        counts = {"in": n_bytes, "out": 64}
+        return side.words.succeeded("{}", usage={side.counts[name]: n for name, n in counts.items()})
+
+    with side.server(answer=answer, polls_until_ended=2) as api:
+        likely, most = side.client().foreseen(questions())
+        with pytest.raises(ClientError, match="is likely"):
+            side.ask(api, tmp_path, max_usd=likely.usd)
+        assert not api.batches
+        watched = Watched(lambda: assert_on_the_bill(side, api, tmp_path))
+        assert len(side.ask(api, tmp_path, notes=watched, max_usd=most)) == 5
+        assert likely.usd < side.server_usd(api) <= most and watched.n_looks
 
 
 @both
