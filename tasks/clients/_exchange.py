@@ -74,10 +74,12 @@ class Exchange:
             ):
                 found = self.journal.lookup(self.open)
                 doubtful = {e.id: (e, c) for e in found.unknown if (c := self.lost.candidates(e)) is not None}
-                covered = {d for e in [*found.in_flight, *(e for e, _ in doubtful.values())] for d in e.digests}
-                rest = self.open - covered - found.answered.keys()
+                under_way = [*found.in_flight, *(e for e, _ in doubtful.values())]
+                for entry in under_way:  # whoever sent them: what a killed process spent counts as well
+                    self.journal.pay(entry, entry.client.get("most_usd", 0.0))
+                rest = self.open - found.answered.keys() - {d for e in under_way for d in e.digests}
                 given_up = {digest for digest in rest if self.times_sent.get(digest, 0) >= ROUNDS}
-                sent = self._send(rest - given_up, len(asked))
+                sent = self._send(rest - given_up, len(asked), waits=bool(under_way))
             yield from self._known(found.answered)
             for digest in given_up:
                 yield self._handed(self.failed.get(digest) or Reply(digest, "missing", detail="its results are gone"))
@@ -98,11 +100,13 @@ class Exchange:
 
     # sending
 
-    def _send(self, digests: set[str], n_asked: int) -> list[Entry]:
-        """Send some requests in as few batches as hold them. Raises ``ClientError`` before it would cost too much."""
-        if not digests:
+    def _send(self, digests: set[str], n_asked: int, waits: bool) -> list[Entry]:
+        """Send some requests in as few batches as hold them, or none of them before it would cost too much.
+
+        Raises ``ClientError`` then, unless this ``waits`` for others, which may cost less than what is held for them.
+        """
+        if not digests or not self._within_limit(digests, n_asked, waits):
             return []
-        self._hold_to_limit(digests, n_asked)
         mark, most_bytes = self.api.mark(), min(MOST_BYTES, self.api.MOST_BYTES)
         sent, chunk, size, most = [], {}, 0, 0.0
         for request in self.requests:
@@ -121,12 +125,17 @@ class Exchange:
             most += self.client.most_usd(request)
         return sent + (self._create(chunk, mark, most) if chunk else [])
 
-    def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
+    def _within_limit(self, digests: set[str], n_asked: int, waits: bool) -> bool:
         likely, most = self.client.foreseen(of(self.client, self.requests, digests))
         spent, limit = self.journal.spent_usd, self.runtime.max_usd
         self.progress.note(announced(self.client, likely, most, len(digests), n_asked, spent, limit))
-        if limit is not None and spent + most > limit:
-            raise beyond(self.client, likely, most, len(digests), spent, limit)
+        if limit is None or spent + most <= limit:
+            return True
+        error = beyond(self.client, likely, most, len(digests), spent, limit)
+        if not waits:
+            raise error
+        self.progress.note(f"{error}; what is in flight may cost less, and is waited for first")
+        return False
 
     def _create(self, chunk: dict[str, dict[str, Any]], mark: dict[str, Any], usd: float) -> list[Entry]:
         client = {"kind": self.client.kind, "model": self.client.model, "spec": self.client.payload(),
@@ -249,10 +258,9 @@ class Exchange:
         """The answers of an entry that was just fetched; what failed without cost stays open."""
         if not self.journal.has_replies(entry):
             return
-        if entry.id in self.mine:
-            paid = [record["usd"] for record in self.journal.replies(entry.id)]
-            if None not in paid:  # else what it may have cost still counts
-                self.journal.pay(entry, sum(paid))
+        paid = [record["usd"] for record in self.journal.replies(entry.id)]
+        if None not in paid:  # else what it may have cost still counts
+            self.journal.pay(entry, sum(paid))
         for record in self.journal.replies(entry.id):
             reply = reply_of(record, reused=entry.id not in self.mine)
             if reply.digest in self.open:

@@ -13,7 +13,7 @@ from random import Random
 
 import pytest
 
-from artifacts import ledger
+from artifacts import ledger, spending
 from artifacts.journal import Journal
 from tasks.clients import _batches_api, _exchange
 from tasks.clients._results import succeeded
@@ -36,6 +36,15 @@ from tests.fault.sides import (  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("quick")
 both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+
+
+
+class Killed(BaseException): ...
+
+
+def die(*_: object) -> None:
+    raise Killed
+
 
 NETWORK = [
     ("create", [status(429, {"retry-after": "1"}), status(429, {"retry-after": "4290000"})], None),
@@ -365,3 +374,45 @@ def test_a_batch_that_its_owner_gives_up_by_hand_is_sent_again_and_stays_on_the_
         assert {reply.status for reply in side.ask(api, tmp_path)} == {"ok"}
         assert sorted(api.paid.values()) == [1, 1, 1, 2, 2]
         assert_on_the_bill(side, api, tmp_path)
+
+
+@both
+@pytest.mark.parametrize("killed_at", ["sent", "at poll"])
+def test_what_a_killed_process_sent_counts_towards_the_limit_of_the_next(tmp_path, side: Side, killed_at, monkeypatch):
+    def used(params):
+        return side.words.succeeded("{}", usage={side.counts["out"]: 64})
+
+    client = side.client(batch_requests=5)
+    _, first = client.foreseen(questions())
+    _, second = client.foreseen(questions(8)[5:])
+    with side.server(answer=used, polls_until_ended=3) as api:
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            if killed_at == "sent":
+                patched.setattr(Journal, "sent", die)
+            side.ask(api, tmp_path, client=client, notes=Watched(die))
+        spending._spent.clear()  # as in a new process
+        notes = Notes()
+        assert not any(batch.results for batch in api.batches.values())
+        with pytest.raises(ClientError, match="3 requests .* is spent; set"):
+            side.ask(api, tmp_path, n=8, client=client, notes=notes, max_usd=second)
+        assert any("what is in flight may cost less, and is waited for first" in line for line in notes.lines)
+        assert len(api.batches) == 1 and Journal(tmp_path).spent_usd == pytest.approx(side.server_usd(api))
+        paid = side.server_usd(api)
+        assert paid < first
+        spending._spent.clear()
+        replies = side.ask(api, tmp_path, n=8, client=client, max_usd=second)
+        assert_settled(side, api, tmp_path, replies, 8)
+
+
+@both
+def test_what_is_in_flight_may_turn_out_to_leave_enough_of_the_limit(tmp_path, side: Side):
+    client = side.client(batch_requests=5)
+    _, most = client.foreseen(questions())
+    with side.server(polls_until_ended=3) as api:
+        with pytest.raises(Killed):
+            side.ask(api, tmp_path, client=client, notes=Watched(die))
+        spending._spent.clear()
+        notes = Notes()
+        replies = side.ask(api, tmp_path, n=8, client=client, notes=notes, max_usd=most)
+        assert any("is waited for first" in line for line in notes.lines)
+        assert_settled(side, api, tmp_path, replies, 8)
