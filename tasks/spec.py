@@ -101,8 +101,8 @@ class Runtime(BaseModel):
     """Seconds of silence after which the holder of a lease on another host is taken for dead."""
 
     max_usd: Annotated[float | None, BeforeValidator(_none)] = Field(5.0, ge=0)
-    """Hard stop: no LLM request is sent when the run's expected total would pass this many US dollars. Null or ``none``:
-    there is no limit, and models of unknown price may be asked."""
+    """Hard stop: no LLM request is sent with which the run could pass this many US dollars, each counted at the most
+    that it can cost. Null or ``none``: there is no limit, and models of unknown price may be asked."""
 
     poll_seconds: float = Field(30.0, gt=0)
     """Seconds between two looks at a message batch that is being worked on."""

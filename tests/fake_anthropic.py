@@ -257,7 +257,7 @@ class FakeAnthropic:
         items = list(batch.results.items())
         if self.shuffle:
             Random(batch.id).shuffle(items)
-        rows = [json.dumps({"custom_id": id, "result": result}).encode() + b"\n" for id, result in items]
+        rows = [json.dumps({"custom_id": id, "result": result}, ensure_ascii=False).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
         if fault == GARBAGE:

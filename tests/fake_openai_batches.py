@@ -222,7 +222,7 @@ class FakeOpenAIBatches:
         items = [(id, result) for id, result in batch.results.items() if result["type"] in wanted]
         if self.shuffle:
             Random(batch.id).shuffle(items)
-        rows = [json.dumps(_line(id, result)).encode() + b"\n" for id, result in items]
+        rows = [json.dumps(_line(id, result), ensure_ascii=False).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
         if fault == DUPLICATE:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from artifacts.live import Live, asking, lost, unsent
 from tasks.clients._failures import Failed, answer_of, failure
 from tasks.clients._pace import Pace, backoff_seconds
-from tasks.clients._results import unpaid
+from tasks.clients._results import UNREADABLE, unpaid
 from tasks.clients._scribe import Scribe
 from tasks.clients.base import ClientError, Request
 
@@ -262,7 +262,7 @@ class Flight:
         answer = answer_of(response, self._host)
         try:
             return self.client.record(item.digest, answer, item.request)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        except UNREADABLE as error:
             raise Failed(f"an answer of unknown form ({type(error).__name__})", again=True, paid=True) from None
 
     def _give_up(self, why: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,7 @@ class OpenAIBatchesAPI(BatchAPI):
         for file in batch.files:
             opened = self._call(lambda file=file: self._client.files.with_streaming_response.content(file).__enter__())
             try:
-                for line in opened.iter_lines():
+                for line in _lines(opened.iter_bytes()):
                     if not line.strip():
                         continue
                     found = json.loads(line)
@@ -166,6 +166,15 @@ class OpenAIBatchesAPI(BatchAPI):
             files=tuple(file for file in (found.output_file_id, found.error_file_id) if file),
             input=found.input_file_id,
         )
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines as JSON lines have them: U+2028 and its like, at which others end a line too, may stand in a text."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest
 
 
 def _file_name(entry: str) -> str:

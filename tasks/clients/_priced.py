@@ -88,6 +88,18 @@ class Priced(Client):
         """The most that one request can cost whatever it says: no token is shorter than a byte. 0 without a price."""
         return self.usd(MOST_OVERHEAD_TOKENS + n_bytes(request), request.max_tokens) or 0.0
 
+    def foreseen(self, requests: Iterable[Request]) -> tuple[Usage, float]:
+        """The estimate of some requests, and the US dollars that they cannot pass together; goes through them once."""
+        most = 0.0
+
+        def passing() -> Iterator[Request]:
+            nonlocal most
+            for request in requests:
+                most += self.most_usd(request)
+                yield request
+
+        return self.estimate(passing()), most
+
     def most_tokens(self, request: Request) -> int:
         """Tokens that one request should take at most, input and output."""
         return OVERHEAD_TOKENS + int(n_bytes(request) / BYTES_PER_TOKEN) + request.max_tokens
@@ -109,23 +121,24 @@ def of(client: Priced, requests: Iterable[Request], digests: set[str]) -> Iterat
             yield request
 
 
-def announced(client: Priced, most: Usage, n: int, n_asked: int, spent: float, limit: float | None) -> str:
+def announced(
+    client: Priced, likely: Usage, most: float, n: int, n_asked: int, spent: float, limit: float | None
+) -> str:
     """What is about to be sent, in a line."""
-    usd = "at a price that is not known" if most.usd is None else f"at most ${most.usd:.4f}"
+    usd = "at a price that is not known" if likely.usd is None else f"about ${likely.usd:.4f}, at most ${most:.4f}"
     return (
-        f"{n:,} of {n_asked:,} requests go to {client.model}: about {most.input_tokens:,} tokens "
-        f"in, at most {most.output_tokens:,} out, {usd}; "
+        f"{n:,} of {n_asked:,} requests go to {client.model}: about {likely.input_tokens:,} tokens "
+        f"in, at most {likely.output_tokens:,} out, {usd}; "
         f"spent so far ${spent:.4f}, {'no limit' if limit is None else f'limit ${limit:g}'}"
     )
 
 
-def beyond(client: Priced, most: Usage, n: int, spent: float, limit: float) -> ClientError:
+def beyond(client: Priced, likely: Usage, most: float, n: int, spent: float, limit: float) -> ClientError:
     """The error of a limit that ends a run."""
-    usd = most.usd or 0.0
     return ClientError(
-        f"runtime.max_usd = {limit:g}, but {n:,} requests to {client.model} may cost "
-        f"${usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={math.ceil(100 * (spent + usd)) / 100} or more, "
-        "or ask about fewer latents"
+        f"runtime.max_usd = {limit:g}, but {n:,} requests to {client.model} may cost ${most:.4f} (about "
+        f"${likely.usd or 0.0:.4f} is likely) and ${spent:.4f} is spent; set "
+        f"runtime.max_usd={math.ceil(100 * (spent + most)) / 100}, which is surely enough, or ask about fewer latents"
     )
 
 

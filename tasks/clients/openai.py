@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.clients._batches_api import scrubbed
-from tasks.clients._chat_results import read_logprobs
+from tasks.clients._chat_results import completion_record
 from tasks.clients._failures import PASSING, Failed
 from tasks.clients._live import LiveClient
 from tasks.clients.base import ClientError, Request
@@ -124,32 +124,13 @@ class OpenAI(LiveClient):
         choice = answer["choices"][0]
         if isinstance(error := choice.get("error"), dict):
             raise _failed(error)
-        message, stop = choice["message"], choice.get("finish_reason")
-        text = message.get("content") or ""
-        if not isinstance(text, str):
-            text = "".join(str(part.get("text", "")) for part in text)
-        status, detail = "ok", ""
-        if message.get("refusal") or stop == "content_filter":
-            status, detail = "refused", "the content filter" if stop == "content_filter" else "the model declined to answer"
-        elif stop == "length":
-            status, detail = "truncated", "stopped by length"
-        elif not text.strip():
-            status, detail = "errored", scrubbed(f"an empty answer, stopped by {stop}")
-        logprobs = None
-        if request.logprobs and status == "ok":
-            logprobs = read_logprobs(choice.get("logprobs"))
-            detail = "" if logprobs is not None else "the server gave no log-probabilities that could be read"
+        record = self.counted(completion_record(digest, answer, self.usd, scrubbed), request)
+        if request.logprobs and record["status"] == "ok":
+            if "logprobs" not in record:
+                record["detail"] = record["detail"] or "the server gave no log-probabilities that could be read"
         elif request.schema is not None and self.structured != "json_schema":
-            text = bare(text)
-        usage = answer.get("usage") or {}
-        n_in, n_out = (max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens"))
-        usd = self.usd(n_in, n_out)
-        if usd is not None and not usage:
-            usd, detail = self.most_usd(request), detail or "the server tells no usage; the most it can cost is counted"
-        found = {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
-                 "input_tokens": n_in, "output_tokens": n_out, "model": answer.get("model"),
-                 "message": answer.get("id")}  # fmt: skip
-        return found if logprobs is None else {**found, "logprobs": logprobs}
+            record["text"] = bare(record["text"])
+        return record
 
 
 def _failed(error: dict[str, Any]) -> Failed:

@@ -368,7 +368,7 @@ def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path):
     notes = Notes()
     with FakeAnthropic(answer=lambda params: "{}") as api:
         with pytest.raises(
-            ClientError, match=r"runtime.max_usd = 1e-05, but 5 .* \$0.0\d+ .*; set runtime.max_usd=0.01 "
+            ClientError, match=r"runtime.max_usd = 1e-05, but 5 .* \$0.0\d+ .*; set runtime.max_usd=0.01, "
         ):
             ask(api, tmp_path, notes=notes, max_usd=0.00001)
         assert not api.batches and any("at most $0.0" in line for line in notes.lines)
@@ -377,9 +377,9 @@ def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path):
 def test_what_was_spent_before_counts_towards_the_limit(tmp_path):
     client = AnthropicBatch()
     with FakeAnthropic(answer=lambda params: succeeded("{}", usage={"output_tokens": 64})) as api:
-        whole = client.estimate(questions(5)).usd
+        whole = client.foreseen(questions(5))[1]
         first = sum(reply.usage.usd for reply in ask(api, tmp_path, n=4))
-        left = client.estimate(questions(5)[4:]).usd
+        left = client.foreseen(questions(5)[4:])[1]
         with pytest.raises(ClientError, match="is spent"):
             ask(api, tmp_path, n=5, max_usd=first + left * 0.9)
         assert len(ask(api, tmp_path, n=5, max_usd=first + left * 1.01)) == 5 and first + left <= whole
@@ -387,7 +387,7 @@ def test_what_was_spent_before_counts_towards_the_limit(tmp_path):
 
 def test_stages_at_once_share_one_limit_though_nothing_is_paid_yet(tmp_path):
     client = AnthropicBatch()
-    cap = client.estimate(questions(5)).usd * 1.01
+    cap = client.foreseen(questions(5))[1] * 1.01
     with FakeAnthropic(answer=lambda params: "{}", polls_until_ended=10**9) as api:
         runtime = Runtime(base_url=api.url, poll_seconds=0.02, max_usd=cap)
         stuck = client.answer(questions(3), Journal(tmp_path), runtime, Stop(after=2))

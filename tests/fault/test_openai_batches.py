@@ -99,15 +99,6 @@ def test_half_sent_results_of_an_expired_batch_are_not_taken_for_unpaid(tmp_path
         assert_settled(side, api, tmp_path, replies, 5)
 
 
-def test_results_that_somebody_deleted_are_asked_for_again_and_said_to_be(tmp_path):
-    notes = Notes()
-    with side.server() as api:
-        api.fault("results", status(404))
-        replies = side.ask(api, tmp_path, notes=notes)
-        assert {reply.status for reply in replies} == {"ok"}
-        assert any("no longer kept" in line for line in notes.lines)
-
-
 def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(_openai_batches.OpenAIBatchesAPI, "MOST_BYTES", 1400)
     sizes = []
