@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from tasks.clients._batches_api import scrubbed
 from tasks.clients._chat_results import read_logprobs
-from tasks.clients._failures import PASSING, Failed
+from tasks.clients._failures import Failed
 from tasks.clients._live import LiveClient
+from tasks.clients._statuses import PASSING
 from tasks.clients.base import ClientError, Request
 from tasks.spec import SpecError
 

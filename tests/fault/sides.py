@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _batches_api
+from tasks.clients import _pace
 from tasks.clients.base import Reply, Request
 from tasks.progress import Progress
 from tasks.spec import Runtime
@@ -128,4 +128,4 @@ def quick(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(_batches_api, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 0.02)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _exchange, _openai_batches
+from tasks.clients import _openai_batches
 from tasks.clients.base import ClientError, Request, TokenLogprobs
 from tasks.clients.openai_batch import OpenAIBatch
 from tasks.prices import Price
@@ -117,7 +117,6 @@ def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
         replies = side.ask(api, tmp_path, client=side.client(batch_requests=100))
         assert_settled(side, api, tmp_path, replies, 5)
     assert len(sizes) > 1 and max(sizes) <= 1400 < sum(sizes)
-    assert _exchange.MOST_BYTES > _openai_batches.OpenAIBatchesAPI.MOST_BYTES
 
 
 def test_log_probabilities_come_back_and_stay_in_the_journal(tmp_path):
