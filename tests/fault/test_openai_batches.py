@@ -139,6 +139,13 @@ def test_log_probabilities_come_back_and_stay_in_the_journal(tmp_path):
     assert body["logprobs"] is True and body["top_logprobs"] == 20  # the most that the API gives
 
 
+def test_only_what_is_not_held_to_a_schema_is_bared(tmp_path):
+    for structured, text in (("none", '{"a": 1}'), ("json_schema", '```\n{"a": 1}\n```')):
+        with side.server(answer=lambda body: '```\n{"a": 1}\n```') as api:
+            replies = side.ask(api, tmp_path, client=side.client(structured=structured))
+            assert {reply.text for reply in replies} == {text}
+
+
 def test_what_is_asked_is_in_the_apis_words():
     client = OpenAIBatch(model="m", effort="low", temperature=0.0)
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
