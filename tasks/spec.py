@@ -61,6 +61,15 @@ def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
+def without_password(url: str | None, where: str, sdk: str = "OPENAI") -> None:
+    """Raise ``SpecError``, which does not show it, for an address that may hold a password: they are written down."""
+    if "@" in (url or ""):
+        raise SpecError(
+            f"{where} has an @ in it, so a user or a password, but addresses are written down and shown; leave them out "
+            f"and put the secret into {sdk}_API_KEY"
+        )
+
+
 class Runtime(BaseModel):
     """Where and how fast. Never enters a key, so any of it may change between two runs of the same thing."""
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from artifacts.journal import Entry
-from tasks.clients._batches_api import Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
+from tasks.clients import _pace
+from tasks.clients._batches_api import FETCHES, Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
 from tasks.clients._lost import Lost
 from tasks.clients._priced import announced, beyond, of, warn
 from tasks.clients._results import UNREADABLE, missing_record, reply_of, unpaid, unread
@@ -21,21 +22,14 @@ if TYPE_CHECKING:
     from tasks.progress import Bar, Progress
     from tasks.spec import Runtime
 
-MOST_BYTES = 240_000_000
-"""Size of a batch, where the API takes it."""
-
 ROUNDS = 3
 """Times that a request is sent when it expires, is canceled, or fails on the API's side. Such failures cost nothing."""
 
 ENVELOPE_BYTES = 200
 """What a batch holds beside each request's params, at most."""
 
-FETCHES = 5
 SETTLE_SECONDS = 2.0
 """Time given to a batch whose acknowledgement was lost to appear in the API's list, and between two fetches."""
-
-PATIENCE_SECONDS = 3600.0
-"""How long a wait goes on when the API cannot be reached at all."""
 
 KEPT = timedelta(days=29)
 """How long the API keeps results."""
@@ -66,6 +60,7 @@ class Exchange:
             return
         self.client.check(self.runtime)
         self.api = self.client.api(self.runtime)
+        self.api.note = self.progress.note
         self.lost = Lost(self.api, self.journal, self.progress.note, min(SETTLE_SECONDS, self.runtime.poll_seconds))
         warn(self.client, self.api.host, self.progress)
         while self.open:
@@ -107,7 +102,7 @@ class Exchange:
         """
         if not digests or not self._within_limit(digests, n_asked, waits):
             return []
-        mark, most_bytes = self.api.mark(), min(MOST_BYTES, self.api.MOST_BYTES)
+        mark, most_bytes = self.api.mark(), self.api.MOST_BYTES
         sent, chunk, size, most = [], {}, 0, 0.0
         for request in self.requests:
             digest = self.client.digest(request)
@@ -174,7 +169,7 @@ class Exchange:
                     return  # what is still waited for is found again by the next look into the journal
                 reached = time.monotonic()
             except Unreachable as error:
-                if time.monotonic() - reached > PATIENCE_SECONDS:
+                if time.monotonic() - reached > _pace.PATIENCE_SECONDS:
                     raise
                 self.progress.note(str(error))
             if waiting or doubtful:

@@ -47,7 +47,8 @@ class LiveClient(Priced):
     """Seconds that an answer may take. Never enters a key."""
 
     tries: int = Field(8, ge=1)
-    """Times that a request is sent before it counts as errored. Never enters a key."""
+    """Times that a request is sent before it counts as errored; those that a busy server puts off are not counted. Never
+    enters a key."""
 
     NOT_ASKED: ClassVar[frozenset[str]] = Priced.NOT_ASKED | {
         "in_flight", "requests_per_minute", "tokens_per_minute", "timeout_seconds", "tries",
@@ -149,7 +150,7 @@ class Calls:
         if not self.announced:
             warn(client, client.host(connection), self.progress)
         self.announced = True
-        flight = Flight(client, connection, of(client, self.requests, set(digests)), live, self.journal, self.runtime)
+        flight = Flight(client, connection, of(client, self.requests, set(digests)), live, self.journal, self.runtime, self.progress.note)
         try:
             for record in flight.records():
                 yield self._handed(reply_of(record, reused=False))

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients._batches_api import Batch, BatchAPI, Cut, NotFound, Unacknowledged, scrubbed
+from tasks.clients._chat import bare
 from tasks.clients._chat_results import record_of
 from tasks.clients.base import ClientError
 
@@ -31,14 +32,16 @@ SLACK = timedelta(days=1)
 
 
 class OpenAIBatchesAPI(BatchAPI):
-    """``sleep`` is a seam for tests."""
+    """``in_words``: the model is told its form in words only, see ``Chat.in_words``. ``sleep`` is a seam for tests."""
 
     MOST_BYTES = 190_000_000  # the API takes 200 MB
 
-    def __init__(self, base_url: str | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, base_url: str | None = None, sleep: Callable[[float], None] = time.sleep, *, in_words: bool = False
+    ) -> None:
         import openai
 
-        self._sdk, self._sleep = openai, sleep
+        self._sdk, self._sleep, self._in_words = openai, sleep, in_words
         try:
             self._client = openai.OpenAI(
                 base_url=base_url, max_retries=0, http_client=openai.DefaultHttpxClient(follow_redirects=False)
@@ -115,7 +118,8 @@ class OpenAIBatchesAPI(BatchAPI):
                 opened.close()
 
     def record(self, digest: str, result: dict[str, Any], price: Price | None) -> dict[str, Any]:
-        return record_of(digest, result, price, scrubbed)
+        found = record_of(digest, result, price, scrubbed)
+        return {**found, "text": bare(found["text"])} if self._in_words and "logprobs" not in found else found
 
     def forget(self, entry: Entry, batch: Batch | None) -> None:
         """Delete the file of requests: nobody reads it again."""

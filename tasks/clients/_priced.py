@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 
 from tasks.clients.base import Client, ClientError, Request, Usage
 from tasks.prices import Price, price_of, retirement
-from tasks.spec import SpecError
+from tasks.spec import SpecError, without_password
 
 if TYPE_CHECKING:
     from tasks.progress import Progress
@@ -72,6 +73,12 @@ class Priced(Client):
                 "kept; set client.price_input and client.price_output (US dollars per million tokens), or "
                 "runtime.max_usd=none for no limit"
             )
+
+    def check_address(self, runtime: Runtime, sdk: str) -> None:
+        """Raise ``SpecError`` for an address with a password in it; ``sdk`` is how its environment variables begin."""
+        without_password(runtime.base_url, "runtime.base_url", sdk)
+        without_password(getattr(self, "base_url", None), "client.base_url", sdk)
+        without_password(os.environ.get(f"{sdk}_BASE_URL"), f"{sdk}_BASE_URL", sdk)
 
     def estimate(self, requests: Iterable[Request]) -> Usage:
         """The most that some requests should cost: every answer as long as it may be. Dollars None without a price."""

@@ -14,7 +14,7 @@ import pytest
 
 from artifacts import ledger
 from artifacts.journal import Journal
-from tasks.clients import _batches_api
+from tasks.clients import _pace
 from tasks.clients.base import Reply, Request
 from tasks.progress import Progress
 from tasks.spec import Runtime
@@ -175,4 +175,4 @@ def quick(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(_batches_api, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 0.02)

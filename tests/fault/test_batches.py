@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _batches_api, _exchange
+from tasks.clients import _anthropic_batches, _batches_api, _pace
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.clients.base import ClientError, Request
 from tasks.progress import Progress
@@ -47,7 +47,7 @@ def _key(monkeypatch):
     for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_CONFIG_DIR", "ANTHROPIC_CUSTOM_HEADERS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setattr(_batches_api, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_results_that_are_no_longer_kept_are_asked_for_again_and_said_to_be(tmp_
 
 
 def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(_exchange, "MOST_BYTES", 900)
+    monkeypatch.setattr(_anthropic_batches.BatchesAPI, "MOST_BYTES", 900)
     with FakeAnthropic(answer=lambda params: "{}") as api:
         assert len(ask(api, tmp_path)) == 5 and answers_only(api)
         sizes = [len(json.dumps({"requests": batch.requests})) for batch in api.batches.values()]

@@ -15,7 +15,7 @@ import pytest
 
 from artifacts import ledger, spending
 from artifacts.journal import Journal
-from tasks.clients import _batches_api, _exchange
+from tasks.clients import _batches_api, _exchange, _pace
 from tasks.clients._results import succeeded
 from tasks.clients.base import ClientError
 from tests import fake_anthropic as fake
@@ -52,7 +52,9 @@ NETWORK = [
     ("create", [fake.DROP_AFTER_ACCEPTING], "found batch"),
     ("create", [fake.DROP_BEFORE_ACCEPTING], "looks for the batch first"),
     ("create", [fake.DROP_AFTER_ACCEPTING, fake.DROP_BEFORE_ACCEPTING], "found batch"),
+    ("create", [status(429)] * 12, "is busy (429"),
     ("create", [status(500)], "may have taken it"),
+    ("create", [status(524)], "may have taken it"),
     ("create", [fake.GARBAGE], "found batch"),
     ("create", [fake.HTML], "does not answer like the API"),
     ("retrieve", [status(500), status(529), fake.DROP_BEFORE_ACCEPTING, fake.GARBAGE], None),
@@ -324,6 +326,27 @@ def test_a_wait_outlives_an_api_that_is_away_for_a_while(tmp_path, side: Side, m
         api.fault("retrieve", *[status(500)] * 3)
         assert_settled(side, api, tmp_path, side.ask(api, tmp_path, notes=notes), 5)
     assert sum("cannot be used now" in line for line in notes.lines) == 3
+
+
+@both
+def test_an_api_that_is_busy_without_end_is_waited_for_no_longer_than_our_patience(tmp_path, side: Side, monkeypatch):
+    monkeypatch.setattr(_pace, "PATIENCE_SECONDS", 0.5)
+    notes = Notes()
+    with side.server() as api:
+        api.fault("create", *[status(429, {"retry-after": "600"})] * 1000)
+        with pytest.raises(ClientError, match="cannot be used now.*give the same command later"):
+            side.ask(api, tmp_path, notes=notes)
+        assert sum("is busy" in line for line in notes.lines) == 1
+        api._faults.clear()
+        assert_settled(side, api, tmp_path, side.ask(api, tmp_path), 5)
+
+
+@both
+def test_a_quota_that_is_used_up_is_not_an_api_that_is_busy(tmp_path, side: Side):
+    with side.server() as api:
+        api.fault("create", status(429, name="insufficient_quota"))
+        with pytest.raises(ClientError, match="pay the bill"):
+            side.ask(api, tmp_path)
 
 
 @both

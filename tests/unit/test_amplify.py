@@ -26,12 +26,12 @@ from tasks.scorers.generation import Generation
 from tasks.scorers.intervention import Intervention
 from tasks.spec import Runtime, Spec, SpecError
 from tasks.stage import Job, Summary, stage
-from tasks.steering.effects import effect
 from tasks.steering.push import Push
 from tests import subjects
 from tests.fake_anthropic import FakeAnthropic
 from tests.making import make
 from tests.planted import CANARY, WORDS, knowing, latent_examples, world
+from tests.subjects import effect
 
 PLANTED = ("the", "it was", "of a", "then some")
 
