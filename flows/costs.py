@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from flows.config import Pipeline
 from tasks.choosing import counted, parsed_latents
-from tasks.clients.base import Client, Request
+from tasks.clients.base import Request
 from tasks.explainers.base import Amplified, Explanation, LatentExamples, Sentence, Window
 from tasks.stage import Recipe
 
@@ -22,7 +22,7 @@ def usd(p: Pipeline, recipes: Sequence[Recipe], n_latents: int) -> float | None:
     Questions that several scorers put alike are paid for once.
     """
     found = imagined(p)
-    by_client: dict[Client, float] = {}
+    total = 0.0
     asked: set[tuple[str, str]] = set()
     for recipe in recipes:
         client = recipe.spec.client
@@ -38,8 +38,8 @@ def usd(p: Pipeline, recipes: Sequence[Recipe], n_latents: int) -> float | None:
                 cost = client.estimate([short]).usd
                 if cost is None:
                     return None
-                by_client[client] = by_client.get(client, 0.0) + cost * times
-    return sum(by_client.values())
+                total += cost * times
+    return total
 
 
 def _questions(recipe: Recipe, p: Pipeline, found: LatentExamples) -> Iterator[Request]:

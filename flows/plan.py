@@ -184,7 +184,7 @@ class _Sizes:
             if usd is None:
                 line.usd, line.unpriced = None, True
             elif not line.unpriced:
-                line.usd = round((line.usd or 0.0) + usd, 2)
+                line.usd = round((line.usd or 0.0) + usd, 4)
 
     def _share(self, line: Line) -> float:
         return line.missing / line.n
@@ -263,4 +263,4 @@ class _Sizes:
         if self.d_in is None and self.p.sae.n_latents is None:
             return None
         found = usd(self.p, todo, self.p.sae.size(self.d_in or 0))
-        return None if found is None else round(found, 2)
+        return None if found is None else round(found, 4)
