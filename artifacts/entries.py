@@ -131,10 +131,10 @@ class Entries:
             yield from new(self._live.lines([path]))  # which were just made of them
 
     def entries(self) -> Iterator[tuple[Entry, Iterator[dict[str, Any]] | None]]:
-        """Every entry that is not void, with its results; None while a batch has none."""
+        """Every entry that may have cost something, with its results; None while a batch has none, or lost them."""
         parts = self._live.paths()
         sent, replied = self._ids("sent"), self._ids("replies")
-        for id in sorted(self._ids("intents") - self._ids("void")):
+        for id in sorted(self._ids("intents") - (self._ids("void") - sent)):
             entry = self.entry(id)
             if id in replied:
                 yield entry, self.replies(id)

@@ -6,7 +6,8 @@ make an entry, each an immutable file that appears whole or not at all::
     intents/<entry>.json     which requests are about to be sent; written before a byte leaves
     sent/<entry>.json        the id that the API gave the batch
     replies/<entry>.jsonl    one line per request, once all of them have ended
-    void/<entry>.json        instead of the two above: surely never accepted, or gone at the API
+    void/<entry>.json        instead of these two: surely never accepted; or beside ``sent``: accepted, and its
+                             answers are gone at the API, so that all it may have cost stays on the bill
 
 An intent with none of the others is a lost acknowledgement: the API may or may not have taken it, and only the API
 can tell. Journals know digests, never prompts, so a journal can be shared where a corpus cannot.
@@ -72,7 +73,8 @@ class Journal(Entries):
     def void(self, entry: Entry, why: str) -> None:
         """Record that an entry has no answers and never will: its requests may be sent again."""
         self._create(f"void/{entry.id}.json", [json.dumps({"why": why, "when": _now()})])
-        spending.forget(self.root, entry.id)
+        if entry.batch is None:  # else it was paid for
+            spending.forget(self.root, entry.id)
 
     @contextmanager
     def asking(self, client: Mapping[str, Any], digests: Iterable[str]) -> Iterator[Live]:

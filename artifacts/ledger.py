@@ -9,8 +9,8 @@ def rows(journal: Journal) -> list[dict[str, object]]:
     """One row for each day (UTC, of asking), client kind and model, in that order.
 
     ``n_requests`` went out, ``n_answered`` have an answer that will never be paid for again. ``usd`` is what answers
-    cost, in US dollars; ``possibly_usd`` the most that may be on the bill besides: requests in flight, and tries whose
-    answer was lost on the way. Answers of unknown price count as nothing in ``usd``, and are told in ``n_unpriced``.
+    cost, in US dollars; ``possibly_usd`` the most that may be on the bill besides: requests in flight, and those
+    whose answers were lost, on the way or at the API. Answers of unknown price count as nothing in ``usd``, and are told in ``n_unpriced``.
     """
     found: dict[tuple[str, str, str], dict[str, object]] = {}
     for entry, records in journal.entries():

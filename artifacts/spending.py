@@ -1,4 +1,7 @@
-"""What this process has spent, in US dollars: several stages of one run share one limit."""
+"""What this process has spent, in US dollars: several stages of one run share one limit.
+
+Batches that another process sent and did not live to fetch are spent by the one that waits for them.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from artifacts.errors import ArtifactCorrupt
 from artifacts.keys import Artifact, canonical_json
@@ -17,9 +17,12 @@ from flows.runs import recorded
 from tasks.analysis import contrast
 from tasks.analysis.estimates import mean
 from tasks.analysis.naming import titles
+from tasks.choosing import chosen
 from tasks.explain import explanations
-from tasks.lazy import pq
+from tasks.lazy import pa, pc, pq
 from tasks.spec import SpecError
+
+T = TypeVar("T")
 
 _NAMES = "explanations (explain/...), scores (score/...), an analysis (analyse/...), an SAE (train/...), or a run"
 
@@ -39,8 +42,9 @@ class Side:
     title: str = ""
 
 
-def compared(store: Store, names: Sequence[str]) -> dict[str, Any]:
-    """The comparison of two or more artifacts or runs. Raises ``SpecError`` for what does not compare."""
+def compared(store: Store, names: Sequence[str], latents: str | tuple[int, ...] = "all") -> dict[str, Any]:
+    """The comparison of two or more artifacts or runs, on all their latents or some. Raises ``SpecError`` for what does not
+    compare."""
     if len(names) < 2:
         raise SpecError(f"saint compare {' '.join(names)}, but it takes two or more; name {_NAMES}")
     catalogue = _catalogue(store)
@@ -60,20 +64,26 @@ def compared(store: Store, names: Sequence[str]) -> dict[str, Any]:
             )
         if same and one.scores[0].artifact == other.scores[0].artifact:
             raise SpecError(f"{one.name} and {other.name}, but both are {one.scores[0].artifact}; name two different ones")
+    mined = store.open(addressed(sides[0].explain.inputs["mine"]))
+    some = None if latents == "all" else frozenset(chosen(latents, mined, "latents"))
     if all(side.explain.artifact == sides[0].explain.artifact for side in sides):
-        return {"of": "judges", "sae": str(saes[0]), **_judges(store, sides)}
-    return {"of": "explainers", "sae": str(saes[0]), **_explainers(store, sides)}
+        return {"of": "judges", "sae": str(saes[0]), **_judges(store, sides, some)}
+    return {"of": "explainers", "sae": str(saes[0]), **_explainers(store, sides, some)}
+
+
+def _only(found: dict[int, T], some: frozenset[int] | None) -> dict[int, T]:
+    return found if some is None else {latent: value for latent, value in found.items() if latent in some}
 
 
 # explainers
 
 
-def _explainers(store: Store, sides: Sequence[Side]) -> dict[str, Any]:
+def _explainers(store: Store, sides: Sequence[Side], some: frozenset[int] | None) -> dict[str, Any]:
     _entitle(sides, [side.explain.spec for side in sides], "explainer")
-    said = [explanations(store.open(side.explain.artifact)) for side in sides]
+    said = [_only(explanations(store.open(side.explain.artifact)), some) for side in sides]
     every = list({_measure(m): m for side in sides for m in side.scores}.values())
     scorers = dict(zip(map(_measure, every), titles([m.spec for m in every], "scorer"), strict=True))
-    values = [{scorers[_measure(m)]: _values(store, m) for m in side.scores} for side in sides]
+    values = [{scorers[_measure(m)]: _only(_values(store, m), some) for m in side.scores} for side in sides]
     density = _density(store, sides[0])
     pairs = []
     for i, j in combinations(range(len(sides)), 2):
@@ -102,11 +112,13 @@ def _told(side: Side, values: dict[str, dict[int, float]]) -> dict[str, Any]:
 # judges
 
 
-def _judges(store: Store, sides: Sequence[Side]) -> dict[str, Any]:
+def _judges(store: Store, sides: Sequence[Side], some: frozenset[int] | None) -> dict[str, Any]:
     _entitle(sides, [side.scores[0].spec for side in sides], "scorer")
     opened = [store.open(side.scores[0].artifact) for side in sides]
-    values = [_values(store, side.scores[0]) for side in sides]
+    values = [_only(_values(store, side.scores[0]), some) for side in sides]
     answers = [pq.read_table(one.path / "answers.parquet") for one in opened]
+    if some is not None:
+        answers = [table.filter(pc.is_in(table["latent"], pa.array(sorted(some), pa.int32()))) for table in answers]
     said, density = explanations(store.open(sides[0].explain.artifact)), _density(store, sides[0])
     pairs = []
     for i, j in combinations(range(len(sides)), 2):

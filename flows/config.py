@@ -29,7 +29,7 @@ from tasks.norms.base import Norm
 from tasks.report import ReportSpec
 from tasks.saes.base import SAESpec
 from tasks.scorers.base import Scorer
-from tasks.spec import Runtime, SpecError
+from tasks.spec import Runtime, SpecError, without_password
 from tasks.train import TrainSpec
 
 GROUPS = {"corpus": "corpora", "lm": "lms", "norm": "norms", "sae": "saes", "explainer": "explainers", "client": "clients"}
@@ -154,6 +154,10 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
 
     ``given``: the stage (``train``, ``mine``, ``explain``) up to which a store has all, so that nothing above it is checked.
     """
+    kind = str((config.get("client") or {}).get("kind"))
+    for name in ("client", "runtime"):  # before anything that shows what was typed
+        url = (config.get(name) or {}).get("base_url")
+        without_password(url if isinstance(url, str) else None, f"{name}.base_url", "ANTHROPIC" if "anthropic" in kind else "OPENAI")
     known = {*GROUPS, *SECTIONS}
     if named_in_file(latents := (config.get("explain") or {}).get("latents")):  # read once, and not where workers are
         config = {**config, "explain": {**config["explain"], "latents": list(parsed_latents(latents))}}
@@ -244,6 +248,7 @@ def _check_model(p: Pipeline) -> None:
             Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
         p.sae.check(facts.d_model)
         counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
+        counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), p.sae.size(facts.d_model), "score.latents")
         p.explainer.check(p.sae.size(facts.d_model))
         if facts.context_length and p.capture.context_tokens > facts.context_length:
             raise SpecError(

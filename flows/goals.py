@@ -97,6 +97,7 @@ def pipeline_of(config: Mapping[str, Any], goal: Goal | None) -> Pipeline:
     else:
         counted(parsed_latents(p.explain.get("latents", "all")), source.n_latents)
         p.explainer.check(source.n_latents, source.sae.address)
+    counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), source.n_latents, "score.latents")
     more: dict[str, Any] = {"lm": Unknown(), "hookpoints": (source.hookpoint,)}
     shape = p.sae if isinstance(source.sae, Held) else source.sae.spec.sae
     more["sae"] = shape.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})

@@ -11,6 +11,7 @@ from artifacts.errors import ArtifactCorrupt
 from artifacts.keys import canonical_json
 from artifacts.store import Store
 from flows.config import Pipeline
+from flows.costs import usd
 from flows.lineage import Held, refuse
 from flows.recipes import Wanted
 from flows.sweep import Job, wanted
@@ -256,26 +257,10 @@ class _Sizes:
 
     def _usd(self, line: Line) -> float | None:
         """Expected cost of what is to be explained or scored; None where the number of latents is not known yet."""
-        client, explainer = self.p.client, self.p.explainer
-        times = 0
-        for recipe in self.todo:
-            if recipe.stage.name != line.stage:
-                continue
-            if line.stage == "explain":
-                times += explainer.NEEDS_CLIENT
-            elif recipe.spec.scorer.needs_client(explainer.GIVES_PREDICATE):
-                times += 2 if recipe.spec.control and recipe.spec.scorer.USES_EXPLANATION else 1
-        if client is None or not times:
+        todo = [recipe for recipe in self.todo if recipe.stage.name == line.stage and recipe.spec.client is not None]
+        if not todo:
             return 0.0
         if self.d_in is None and self.p.sae.n_latents is None:
             return None
-        from tasks.clients.base import Request
-
-        chosen = parsed_latents(self.p.explain.get("latents", "all"))
-        n_latents = counted(chosen, self.p.sae.size(self.d_in or 0))
-        # Five characters a token, JSON around each: what a prompt of this many windows comes to.
-        mining = self.p.mine
-        windows = mining.train_sampler.n + max((kind.n for kind in mining.negatives), default=0)
-        text = "x" * (2000 + windows * mining.windows.window_tokens * 10)
-        one = client.estimate([Request(system="", user=text, max_tokens=400)]).usd
-        return None if one is None else round(one * n_latents * times, 2)
+        found = usd(self.p, todo, self.p.sae.size(self.d_in or 0))
+        return None if found is None else round(found, 2)

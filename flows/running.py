@@ -18,7 +18,7 @@ from flows.server import ServerFailed, has_server
 from flows.session import Session
 from flows.summary import lines
 from flows.sweep import Job, repeated
-from tasks.asking import newly_paid
+from tasks.asking import paid_now
 from tasks.spec import SpecError
 
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
@@ -190,7 +190,7 @@ def told_as(event: dict[str, Any]) -> str:
             stage, key = event["artifact"].split("/")
             figures = event.get("figures", {})
             pace = f", {figures['tokens_per_second']:,} tokens/s" if "tokens_per_second" in figures else ""
-            cost = f", ${usd:.4f}" if (usd := newly_paid(figures)) else ""
+            cost = f", ${usd:.4f}" if (usd := paid_now(figures)) else ""
             device = f" ({event['device']})" if event.get("device") else ""
             return f"{stage}/{key[:12]} made in {event.get('seconds') or 0:.1f} s on {where}{device}{pace}{cost}"
         case "failed":

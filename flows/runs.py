@@ -26,7 +26,7 @@ from artifacts.lease import boot_id, process_started
 from artifacts.store import Store
 from flows.plan import Plan
 from flows.sweep import Job
-from tasks.asking import newly_paid
+from tasks.asking import paid_now
 from tasks.progress import Progress
 
 FOLDER = "runs"
@@ -165,7 +165,7 @@ def told(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     every = events(store, run["id"])
     lanes = [_without(e, "what") for e in every if e["what"] == "lane"]
     made = [e for e in every if e["what"] == "made"]
-    usd = sum(newly_paid(e["figures"]) for e in made)
+    usd = sum(paid_now(e["figures"]) for e in made)
     failed = [_without(e, "what") for e in every if e["what"] == "failed"]
     lanes = lanes or run.get("lanes", [])  # where records of 0.1 from before sweeps have them
     return {"jobs": [], **run, "lanes": lanes, "stages": list(_stages(made)), "failures": failed, "usd": round(usd, 4)}

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from artifacts.keys import Artifact
 from artifacts.store import Store
 from flows.console import clean, print_json, table
 from flows.looking import parsed, store_of
+from tasks.choosing import parsed_latents
 from tasks.spec import SpecError
+
+if TYPE_CHECKING:
+    from artifacts.journal import Journal
 
 ABOUT = {
     "explain": "explain latents of an SAE in the store (train/3f2a...), or of the overrides' own; latents=0:100 takes some",
     "score": "score the explanations of an SAE, or more scorers on explanations that there are (explain/3f2a...)",
     "compare": "explainers, or judges, against each other: explanations, scores, runs or SAEs by name; --html PATH, --json",
-    "ledger": "US dollars and tokens that LLM requests took, by day, client and model",
+    "ledger": "US dollars and tokens that LLM requests took, by day, client and model; --record PATH keeps the answers for replay",
 }
 
 _WHAT = {"train": "an SAE", "mine": "its windows", "explain": "its explanations"}
@@ -44,12 +49,13 @@ def _study(command: str, rest: list[str], debug: bool) -> int:
     )
     if len(names) > 1:
         raise SpecError(f"{' '.join(names)}, but saint {command} takes one artifact to begin with; name one")
-    overrides = [f"explain.{o}" if o.startswith("latents=") else o for o in overrides]
     goal = Goal(command, report=bool(more) and flags.report)
     if names:
         store = store_of([o for o in overrides if o.startswith("backend")])
         artifact = beginning(store, names[0], command)
         goal = replace(goal, address=f"{artifact.stage}/{artifact.key}")
+    whose = "score" if goal.settled == "explain" else "explain"  # of explanations that there are, some are scored
+    overrides = [f"{whose}.{o}" if o.startswith("latents=") else o for o in overrides]
     each = split(overrides) if flags.multirun else [overrides]
     for one in each:
         goal.check(one)
@@ -82,8 +88,13 @@ def compare(rest: list[str], debug: bool = False) -> int:
     parser.add_argument("--html", metavar="PATH", help="also write a page with plots there")
     parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="explanations, scores, SAEs, runs; backend.root=DIR")
     flags = parser.parse_intermixed_args(rest)
-    store = store_of([word for word in flags.words if "=" in word])
-    found = compared(store, [word for word in flags.words if "=" not in word])
+    overrides = [word for word in flags.words if "=" in word]
+    latents = [word for word in overrides if word.startswith("latents=")]
+    if odd := [word for word in overrides if word not in latents and not word.startswith(("backend", "runtime"))]:
+        raise SpecError(f"{odd[0]}, but saint compare takes latents=... and the store's backend... only; leave it out")
+    store = store_of([word for word in overrides if word not in latents])
+    some = parsed_latents(_value(latents[-1].partition("=")[2]), "latents") if latents else "all"
+    found = compared(store, [word for word in flags.words if "=" not in word], some)
     if flags.html:
         from tasks.reporting.comparison import page
 
@@ -94,6 +105,14 @@ def compare(rest: list[str], debug: bool = False) -> int:
     if flags.html:
         print(f"page: {flags.html}")
     return 0
+
+
+def _value(text: str) -> Any:
+    """What was typed for a setting outside of Hydra: a list or number where it is one."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def print_comparison(found: dict[str, Any]) -> None:
@@ -120,19 +139,37 @@ def ledger(rest: list[str], debug: bool = False) -> int:
     from artifacts import ledger as books
     from artifacts.journal import Journal
 
-    flags, names, overrides = parsed("ledger", rest, ABOUT["ledger"], json="print as JSON")
-    if names:
+    parser = argparse.ArgumentParser(prog="saint ledger", description=ABOUT["ledger"], allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--record", metavar="PATH", help="also write all answers there, for client=recorded: *.jsonl or *.parquet")
+    parser.add_argument("words", nargs="*", metavar="name=value", help="backend.root=DIR")
+    flags = parser.parse_intermixed_args(rest)
+    if names := [word for word in flags.words if "=" not in word]:
         raise SpecError(f"{names[0]}, but saint ledger takes overrides of the store only; write backend.root=DIR")
-    rows: list[dict[str, Any]] = books.rows(Journal(store_of(overrides).backend, "journal"))
+    journal = Journal(store_of(flags.words).backend, "journal")
+    n_recorded = _recorded(journal, Path(flags.record).expanduser()) if flags.record else 0
+    rows: list[dict[str, Any]] = books.rows(journal)
     usd, possibly, unpriced = (sum(row[name] for row in rows) for name in ("usd", "possibly_usd", "n_unpriced"))
     if flags.json:
-        return print_json({"rows": rows, "usd": usd, "possibly_usd": possibly})
+        recorded = {"n_recorded": n_recorded} if flags.record else {}
+        return print_json({"rows": rows, "usd": usd, "possibly_usd": possibly, **recorded})
     header = ("day", "client", "model", "requests", "answered", "tokens in", "tokens out", "dollars", "possibly more")
     table(header, [_ledger_line(row) for row in rows], header[3:])
     more = f", and at most ${possibly:,.4f} for requests whose answers are not here" if possibly else ""
     more += f"; {unpriced:,} answers have no known price" if unpriced else ""
     print(f"${usd:,.4f} in all{more}" if rows else "no LLM was asked for anything in this store")
+    if flags.record:
+        print(f"{n_recorded:,} answers in {flags.record}; replay them: client=recorded client.path={flags.record}")
     return 0
+
+
+def _recorded(journal: Journal, path: Path) -> int:
+    from tasks.clients.recorded import record
+
+    try:
+        return record(journal, path)
+    except SpecError as error:
+        raise SpecError(f"--record {error}") from None
 
 
 def _ledger_line(row: dict[str, Any]) -> Sequence[str]:

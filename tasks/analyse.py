@@ -36,7 +36,7 @@ class AnalyseSpec(Spec):
     """Latents with both scores below which nothing is said about how two scorers agree."""
 
 
-@stage("analyse", version=1)
+@stage("analyse", version=2)
 def analyse(job: Job[AnalyseSpec]) -> Summary:
     """Write ``latents.parquet`` and ``analysis.json``. Inputs: ``mine``, ``explain``, ``scores`` (a list)."""
     opened = job.many("scores")
@@ -191,6 +191,7 @@ def _side(opened: Opened, metric: str, control: bool) -> dict[str, Any]:
         "rates": of_rates,
         "by_quantile": judged.curve(answers, True),
         "by_group": judged.curve(answers, False),
+        "answers": counted(judged.statuses(answers)),
     }
 
 

@@ -156,6 +156,6 @@ class Bill:
         }
 
 
-def newly_paid(summary: Mapping[str, Any]) -> float:
+def paid_now(summary: Mapping[str, Any]) -> float:
     """What an artifact's answers cost beyond those that had been paid for before: such sums count no answer twice."""
     return max(0.0, (summary.get("usd") or 0.0) - (summary.get("usd_paid_before") or 0.0))

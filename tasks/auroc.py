@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from tasks.lazy import np
+
 _STEPS = 50
 """Halvings of an interval no longer than 1: below the last bit of what is shown."""
 
@@ -20,16 +22,21 @@ class AUROC(NamedTuple):
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float], z: float = 1.959964) -> AUROC | None:
-    """The area under the ROC curve; None when a class is empty. Numbers are finite.
+    """The area under the ROC curve; None when a class is empty.
 
     The interval is that of Newcombe (2006, Statistics in Medicine 25:559, method 5): the areas that the estimate does
     not refute, by the variance of Hanley and McNeil (1982) at each of them. DeLong's interval (1988) has no width at an
     area of 1, and for 20 windows of each class and a true area of 0.97 it holds the truth in 80% of draws, this one in 97%.
+
+    Raises ``ValueError`` for numbers that are not finite: they have no place in an order.
     """
     m, n = len(positive), len(negative)
     if not (m and n):
         return None
-    value = (sum(_midranks([*positive, *negative])[:m]) - m * (m + 1) / 2) / (m * n)
+    numbers = np.concatenate([np.asarray(part, float) for part in (positive, negative)])
+    if not np.isfinite(numbers).all():
+        raise ValueError("an area under the ROC curve is of finite numbers; leave out those that are missing")
+    value = (float(ranks(numbers)[:m].sum()) - m * (m + 1) / 2) / (m * n)
     spare = (m + n) / 2 - 1
 
     def refuted(area: float) -> bool:
@@ -47,16 +54,8 @@ def _edge(inside: float, outside: float, refuted: Callable[[float], bool]) -> fl
     return inside
 
 
-def _midranks(values: Sequence[float]) -> list[float]:
-    """The rank of each number from 1, equal ones sharing the mean of theirs."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    first = 0
-    while first < len(order):
-        past = first
-        while past < len(order) and values[order[past]] == values[order[first]]:
-            past += 1
-        for place in order[first:past]:
-            ranks[place] = (first + 1 + past) / 2
-        first = past
-    return ranks
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Rank of each value from 1; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]

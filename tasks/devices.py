@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from tasks.spec import Runtime
 POLL_SECONDS = 0.5
 
 _held: dict[str, list[Any]] = {}
-"""Guards that this process holds: the open file, and how many blocks hold it."""
+"""Guards that this process holds: the open file, how many blocks hold it, and what is done before it is given back."""
 
 
 def folder() -> Path:
@@ -80,7 +80,7 @@ def guarded(runtime: Runtime, progress: Progress) -> Iterator[None]:
         yield
         return
     if name not in _held:
-        _held[name] = [_taken(name, runtime.gpu_share, progress), 0]
+        _held[name] = [_taken(name, runtime.gpu_share, progress), 0, {}]
     entry = _held[name]
     entry[1] += 1
     try:
@@ -89,8 +89,19 @@ def guarded(runtime: Runtime, progress: Progress) -> Iterator[None]:
         entry[1] -= 1
         if entry[1] == 0:
             del _held[name]
-            progress.event("device freed", device=name)
-            entry[0].close()
+            try:
+                for forget in entry[2]:
+                    forget()
+            finally:
+                progress.event("device freed", device=name)
+                entry[0].close()
+
+
+def before_freed(runtime: Runtime, forget: Callable[[], None]) -> None:
+    """Have ``forget`` called, once, when the last block of this process that holds the job's device ends; whoever comes
+    next finds its memory free. Never called where no guard is needed."""
+    if entry := _held.get(guard_name(runtime) or ""):
+        entry[2][forget] = None
 
 
 def _taken(name: str, share: bool, progress: Progress) -> IO[bytes]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import BeforeValidator
+
+from tasks.analysis.estimates import mean
 from tasks.asking import Bill, Rows, Troubles, ask, shown
+from tasks.choosing import chosen, parsed_latents
 from tasks.clients.base import Client, Reply, Request
 from tasks.devices import guarded
 from tasks.explain import explanations
@@ -42,11 +45,16 @@ class ScoreSpec(Spec):
     control: bool = True
     """Also judge each latent by another latent's explanation. Doubles the cost of judging."""
 
+    latents: Annotated[str | tuple[int, ...], BeforeValidator(lambda found: parsed_latents(found, "score.latents"))] = "all"
+    """Of the latents that were explained, which are scored; as in ``explain.latents``."""
+
+    KEEPS_KEY = {"latents": "all"}
+
     seed: int = 0
     """Of the choice of windows, of their marks, and of whose explanation is the control."""
 
 
-@stage("score", version=2, tags=("llm",))
+@stage("score", version=3, tags=("llm",))
 def score(job: Job[ScoreSpec]) -> Summary:
     """One score, or the reason why there is none, per explanation.
 
@@ -59,6 +67,9 @@ def score(job: Job[ScoreSpec]) -> Summary:
 def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
+    if spec.latents != "all":
+        wanted = set(chosen(spec.latents, job.one("mine"), "score.latents"))
+        explained = {latent: explanation for latent, explanation in explained.items() if latent in wanted}
     work = _Scoring(spec, explained, bench)
     replies: Mapping[str, Reply] = {}
     if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
@@ -70,7 +81,8 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
 
         replies = ask(job, spec.client, questions)
     statuses: Counter[str] = Counter()
-    values, controls, chances, bill, n_missing = [], [], [], Bill(), 0
+    answers: Counter[str] = Counter()
+    values, controls, chances, bill = [], [], [], Bill()
     with (
         Rows(job.out / "scores.parquet", _scores_schema()) as rows,
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
@@ -82,7 +94,7 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
             statuses[scored.status] += 1
             chance = work.chance(scored)
-            n_missing += sum(a.predicted is None and a.probability is None for a in scored.answers)
+            answers.update(answer.status for answer in scored.answers)
             if scored.value is not None:
                 values.append(scored.value)
                 chances.append(chance)
@@ -110,8 +122,9 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
         **_mean("control_", controls, work.scorer.RANGE),
         "n": len(explained),
         "n_ok": statuses["ok"],
-        "n_missing": n_missing,
         "statuses": dict(sorted(statuses.items())),
+        "answers": dict(sorted(answers.items())),
+        "n_missing": answers.total() - answers["ok"],
         **bill.summary(),
     }
 
@@ -195,23 +208,14 @@ def partners(explained: dict[int, Explanation], seed: int) -> dict[int, int]:
 
 
 def _mean(name: str, values: list[float], bounds: tuple[float, float]) -> dict[str, float | int | None]:
-    """Mean over latents with its 95% interval (normal, cut at the bounds of a value), median, and how many."""
-    if not values:
-        return {
-            f"{name}mean": None,
-            f"{name}mean_low": None,
-            f"{name}mean_high": None,
-            f"{name}median": None,
-            f"{name}n": 0,
-        }
-    mean = statistics.fmean(values)
-    half = 1.959964 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    """Mean over latents with its interval, median, and how many."""
+    found = mean(values).within(bounds)
     return {
-        f"{name}mean": mean,
-        f"{name}mean_low": max(bounds[0], mean - half),
-        f"{name}mean_high": min(bounds[1], mean + half),
-        f"{name}median": statistics.median(values),
-        f"{name}n": len(values),
+        f"{name}mean": found.value,
+        f"{name}mean_low": found.low,
+        f"{name}mean_high": found.high,
+        f"{name}median": statistics.median(values) if values else None,
+        f"{name}n": found.n,
     }
 
 
@@ -250,6 +254,7 @@ def _answers_schema() -> pa.Schema:
             ("quantile", pa.int32()),
             ("probability", pa.float64()),
             ("group", pa.string()),
+            ("status", pa.string()),
             ("control", pa.bool_()),
         ]
     )

@@ -61,6 +61,15 @@ def _none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
+def without_password(url: str | None, where: str, sdk: str = "OPENAI") -> None:
+    """Raise ``SpecError``, which does not show it, for an address that may hold a password: they are written down."""
+    if "@" in (url or ""):
+        raise SpecError(
+            f"{where} has an @ in it, so a user or a password, but addresses are written down and shown; leave them out "
+            f"and put the secret into {sdk}_API_KEY"
+        )
+
+
 class Runtime(BaseModel):
     """Where and how fast. Never enters a key, so any of it may change between two runs of the same thing."""
 
@@ -101,8 +110,8 @@ class Runtime(BaseModel):
     """Seconds of silence after which the holder of a lease on another host is taken for dead."""
 
     max_usd: Annotated[float | None, BeforeValidator(_none)] = Field(5.0, ge=0)
-    """Hard stop: no LLM request is sent when the run's expected total would pass this many US dollars. Null or ``none``:
-    there is no limit, and models of unknown price may be asked."""
+    """Hard stop: no LLM request is sent with which the run could pass this many US dollars, each counted at the most
+    that it can cost. Null or ``none``: there is no limit, and models of unknown price may be asked."""
 
     poll_seconds: float = Field(30.0, gt=0)
     """Seconds between two looks at a message batch that is being worked on."""

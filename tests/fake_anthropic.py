@@ -40,9 +40,9 @@ PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Who are y
 SECONDS_PER_HOUR = 3600
 
 
-def status(code: int, headers: dict[str, str] | None = None, message: str = "told to fail") -> tuple:
+def status(code: int, headers: dict[str, str] | None = None, message: str = "told to fail", name: str = "api_error") -> tuple:
     """A fault: answer with an HTTP error."""
-    return ("status", code, headers or {"retry-after-ms": "5"}, message)
+    return ("status", code, headers or {"retry-after-ms": "5"}, message, name)
 
 
 def succeeded(text: Any, stop: str = "end_turn", thinking: bool = False, usage: dict[str, int] | None = None) -> dict:
@@ -257,7 +257,7 @@ class FakeAnthropic:
         items = list(batch.results.items())
         if self.shuffle:
             Random(batch.id).shuffle(items)
-        rows = [json.dumps({"custom_id": id, "result": result}).encode() + b"\n" for id, result in items]
+        rows = [json.dumps({"custom_id": id, "result": result}, ensure_ascii=False).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
         if fault == GARBAGE:
@@ -329,8 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == DROP_BEFORE_ACCEPTING:
             return self._drop()
         if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message = fault
-            error = {"type": "error", "error": {"type": "api_error", "message": message}, "request_id": "req_1"}
+            _, code, headers, message, name = fault
+            error = {"type": "error", "error": {"type": name, "message": message}, "request_id": "req_1"}
             return self._send(code, error, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})

@@ -198,8 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == DROP_BEFORE_ACCEPTING:
             return self._drop()
         if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message = fault
-            return self._send(code, {"error": {"message": message, "type": "told", "code": None}}, headers)
+            _, code, headers, message, name = fault
+            return self._send(code, {"error": {"message": message, "type": name, "code": None}}, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
         if fault == HTML:

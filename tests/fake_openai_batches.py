@@ -222,7 +222,7 @@ class FakeOpenAIBatches:
         items = [(id, result) for id, result in batch.results.items() if result["type"] in wanted]
         if self.shuffle:
             Random(batch.id).shuffle(items)
-        rows = [json.dumps(_line(id, result)).encode() + b"\n" for id, result in items]
+        rows = [json.dumps(_line(id, result), ensure_ascii=False).encode() + b"\n" for id, result in items]
         if fault == MISSING:
             rows = rows[1:]
         if fault == DUPLICATE:
@@ -294,8 +294,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == DROP_BEFORE_ACCEPTING:
             return self._drop()
         if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message = fault
-            return self._send(code, {"error": {"message": message, "type": "api_error", "code": None}}, headers)
+            _, code, headers, message, name = fault
+            return self._send(code, {"error": {"message": message, "type": name, "code": None}}, headers)
         if fault == REDIRECT:
             return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
         if fault == HTML:

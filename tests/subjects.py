@@ -7,10 +7,16 @@ direction in which the unembedding of word i grows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
+from tasks.lm.contexts import Context
 from tasks.spec import Runtime
+from tasks.steering.effects import Change, changes, kl
+from tasks.steering.push import Positions, Push, Row
+from tasks.steering.subject import Subject
 from tests.planted import FILLER, WORDS
 
 HOOKPOINT = "layers.0"
@@ -95,3 +101,26 @@ def write(folder: Path, norm: str = "rms") -> Path:
     lm.model.save_pretrained(folder)
     lm.tokenizer.save_pretrained(folder)
     return folder
+
+
+class Effect(NamedTuple):
+    """The next token of some prompts, with and without a push."""
+
+    kl: float
+    """Mean over prompts of the KL divergence in nats; see ``kl``."""
+
+    raised: tuple[Change, ...]
+    """Tokens whose probability rises, most first."""
+
+    lowered: tuple[Change, ...]
+    """Tokens whose probability falls, most first; the numbers are negative."""
+
+
+def effect(
+    subject: Subject, prompts: Sequence[Context], pushes: Sequence[Push], positions: Positions = "all", n: int = 10
+) -> Effect:
+    """What some pushes, together, do to the token after each prompt."""
+    rows = [Row(prompt) for prompt in prompts] + [Row(prompt, tuple(pushes)) for prompt in prompts]
+    log_p_PV, log_q_PV = subject.next_log_probs(rows, positions).chunk(2)
+    mean = float(kl(log_p_PV, log_q_PV).mean())
+    return Effect(mean, *changes(log_p_PV, log_q_PV, subject.lm.token_strings(), n))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.analysis.estimates import Z
+from tasks.auroc import ranks
 from tasks.lazy import np
 
 
@@ -30,13 +31,6 @@ def pearson(a: Any, b: Any) -> float | None:
 def spearman(a: Any, b: Any) -> float | None:
     """Pearson's correlation of the ranks."""
     return pearson(ranks(a), ranks(b))
-
-
-def ranks(values: Any) -> np.ndarray:
-    """Rank of each value from 1; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]
 
 
 def _with_interval(r: float | None, n: int) -> dict[str, float | None]:
@@ -63,12 +57,3 @@ def kappa(ours: Any, theirs: Any) -> dict[str, Any]:
         half = Z * math.sqrt(agreement * (1 - agreement) / n) / (1 - expected)
         found |= {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
     return found
-
-
-def auroc(truth: Any, number: Any) -> float | None:
-    """The chance that a number of a true window is above that of a false one, ties counted half."""
-    truth = np.asarray(truth, bool)
-    n_true, n_false = int(truth.sum()), int((~truth).sum())
-    if not (n_true and n_false):
-        return None
-    return float((ranks(number)[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.analysis.agreement import auroc
-from tasks.analysis.estimates import NOTHING, Estimate, around, mean, share
+from tasks.analysis.estimates import NOTHING, Estimate, around, mean
+from tasks.auroc import auroc
 from tasks.lazy import np, pa, pc
 
-COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "control"]
+COLUMNS = ["latent", "truth", "predicted", "quantile", "probability", "group", "status", "control"]
+
+_RATES = {"balanced accuracy": "balanced_accuracy", "recall": "true_positive_rate"}
+"""Metrics of which windows have a part, by the name of their pooled rate."""
 
 
 def rates(answers: pa.Table) -> dict[str, Any]:
@@ -22,27 +25,46 @@ def rates(answers: pa.Table) -> dict[str, Any]:
     """
     known = answers.filter(pc.is_valid(answers["predicted"]))
     found: dict[str, Any] = {"n": known.num_rows, "n_missing": answers.num_rows - known.num_rows}
-    latent = known["latent"].to_numpy()
-    truth = known["truth"].to_numpy(zero_copy_only=False).astype(bool)
-    right = known["predicted"].to_numpy(zero_copy_only=False).astype(bool) == truth
-    _, owner = np.unique(latent, return_inverse=True)
-    n_latents, influence = int(owner.max()) + 1 if len(owner) else 0, 0.0
-    values: list[float | None] = []
+    owner, right, truth = _owner(known), _right(known), _booleans(known, "truth")
+    influence, told = 0.0, []
     for name, which in (("true_positive_rate", truth), ("true_negative_rate", ~truth)):
-        n = int(which.sum())
-        found[f"n_{name.split('_')[1]}"] = n
-        rate = float(right[which].mean()) if n else None
-        if rate is not None:
-            # How each latent moves the rate: (its right answers - rate * its answers) / all answers.
-            of_latent = np.bincount(owner[which], right[which] - rate, n_latents) / n
-            found[name] = around(rate, of_latent[np.bincount(owner[which], minlength=n_latents) > 0].tolist()).within((0, 1)).json
-            influence = influence + of_latent / 2
-        else:
-            found[name] = NOTHING.json
-        values.append(rate)
-    both = None not in values
-    balanced = around(sum(values) / 2, influence.tolist()).within((0, 1)) if both else NOTHING  # type: ignore[arg-type, union-attr]
+        estimate, moved = _share(owner, right, which)
+        found[f"n_{name.split('_')[1]}"], found[name] = int(which.sum()), estimate.json
+        influence = influence + moved / 2
+        told.append(estimate.value)
+    both = None not in told
+    balanced = around(sum(told) / 2, influence.tolist()).within((0, 1)) if both else NOTHING  # type: ignore[arg-type, union-attr]
     return {**found, "balanced_accuracy": balanced.json}
+
+
+def _share(owner: np.ndarray, right: np.ndarray, which: np.ndarray) -> tuple[Estimate, np.ndarray]:
+    """The share of right answers among some, and how far each latent, by its place, moves it: (its right answers less the
+    share of its answers) over all answers."""
+    n_of = np.bincount(owner, which, len(owner) and int(owner.max()) + 1)
+    n = int(which.sum())
+    if n == 0:
+        return NOTHING, n_of
+    value = float(right[which].mean())
+    influence = np.bincount(owner, which * (right - value), len(n_of)) / n
+    return around(value, influence[n_of > 0].tolist()).within((0, 1)), influence
+
+
+def _owner(answers: pa.Table) -> np.ndarray:
+    """The place of each answer's latent among all of them."""
+    return np.unique(answers["latent"].to_numpy(), return_inverse=True)[1]
+
+
+def _right(answers: pa.Table) -> np.ndarray:
+    return _booleans(answers, "predicted") == _booleans(answers, "truth")
+
+
+def _booleans(answers: pa.Table, name: str) -> np.ndarray:
+    return answers[name].to_numpy(zero_copy_only=False).astype(bool)
+
+
+def statuses(answers: pa.Table) -> dict[str, int]:
+    """How many there are (``ok``), and how many are missing, by why."""
+    return {row["values"]: row["counts"] for row in pc.value_counts(answers["status"]).to_pylist()}
 
 
 def pooled(metric: str, values: list[float], n: list[int], answers: pa.Table, of_rates: dict[str, Any]) -> Estimate:
@@ -50,33 +72,29 @@ def pooled(metric: str, values: list[float], n: list[int], answers: pa.Table, of
 
     Of metrics that windows have no part of by themselves (correlations), the mean weighted by windows.
     """
-    if metric == "balanced accuracy":
-        return Estimate(**of_rates["balanced_accuracy"])
+    if metric in _RATES:
+        return Estimate(**of_rates[_RATES[metric]])
     if metric == "AUROC":
-        rated = answers.filter(pc.is_valid(answers["probability"]))
-        value = auroc(rated["truth"].to_numpy(zero_copy_only=False), rated["probability"].to_numpy())
-        return Estimate(value, None, None, len(pc.unique(rated["latent"])))
+        rated = answers.filter(pc.is_finite(answers["probability"]))
+        truth, number = _booleans(rated, "truth"), rated["probability"].to_numpy()
+        area = auroc(number[truth], number[~truth])
+        return Estimate(area and area.value, None, None, len(pc.unique(rated["latent"])))
     return mean(values, n)
 
 
 def curve(answers: pa.Table, truth: bool) -> list[dict[str, Any]]:
     """Per quantile of activating windows (0 the strongest), or per sort of non-activating ones: the share told right, with
-    its Wilson interval, and the mean number that the judge gave."""
+    an interval by the spread between latents, and the mean number that the judge gave."""
     by = "quantile" if truth else "group"
     rows = answers.filter(pc.equal(answers["truth"], truth))
-    if rows.num_rows == 0:
-        return []
-    right = pc.cast(pc.equal(rows["predicted"], truth), pa.int64())
-    table = pa.table({"by": rows[by], "right": right, "probability": rows["probability"]})
-    grouped = table.group_by("by").aggregate(
-        [("right", "sum"), ("right", "count"), ([], "count_all"), ("probability", "mean")]
-    )
     found = []
-    for row in sorted(grouped.to_pylist(), key=lambda row: row["by"]):
-        n, n_right = row["right_count"], row["right_sum"] or 0
-        told = share(n_right, n)
+    for value in sorted(pc.unique(rows[by]).to_pylist()):
+        part = rows.filter(pc.equal(rows[by], value))
+        known = part.filter(pc.is_valid(part["predicted"]))
+        right = _right(known)
+        told, _ = _share(_owner(known), right, np.ones_like(right))
         found.append({
-            by: row["by"], "n": n, "n_right": n_right, "share": told.value, "low": told.low, "high": told.high,
-            "n_missing": row["count_all"] - n, "probability": row["probability_mean"],
+            by: value, "n": known.num_rows, "n_right": int(right.sum()), "share": told.value, "low": told.low, "high": told.high,
+            "n_missing": part.num_rows - known.num_rows, "probability": pc.mean(part["probability"]).as_py(),
         })  # fmt: skip
     return found

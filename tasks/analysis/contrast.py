@@ -66,11 +66,12 @@ def scores(
 def judgements(ours: Any, theirs: Any) -> dict[str, Any]:
     """Two judges' answers to the same windows and explanations: Cohen's kappa, the table behind it, and who was right.
 
-    Arguments are tables with columns of ``answers.parquet``, one row to a latent, window and explanation.
+    Arguments are tables with columns of ``answers.parquet``, one row to a latent, window and explanation. A window of which
+    another thing is true was asked about in another way, and is another window.
     """
-    columns = ["latent", "window_id", "control", "truth", "predicted"]
-    a, b = (table.select(columns).filter(pc.is_valid(table["predicted"])) for table in (ours, theirs))
-    both = a.join(b.drop_columns(["truth"]), ["latent", "window_id", "control"], join_type="inner", right_suffix="_second")
+    item = ["latent", "window_id", "control", "truth"]
+    a, b = (table.select([*item, "predicted"]).filter(pc.is_valid(table["predicted"])) for table in (ours, theirs))
+    both = a.join(b, item, join_type="inner", right_suffix="_second")
     both = both.filter(pc.equal(both["control"], False))
 
     def column(name: str) -> np.ndarray:

@@ -7,7 +7,6 @@ its results, which name the intent.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ class BatchesAPI(BatchAPI):
             return None
         results = self.results(batch)
         try:
-            return any(line.get("custom_id") in entry.requests for line in results)
+            return any(str(line.get("custom_id")) in entry.requests for line in results)
         finally:
             results.close()
 
@@ -107,7 +106,7 @@ class BatchesAPI(BatchAPI):
                 if not isinstance(line, dict):
                     raise Cut(f"a result of batch {batch.id} is no JSON object")
                 yield line
-        except (json.JSONDecodeError, httpx2.HTTPError, self._sdk.APIConnectionError) as error:
+        except (ValueError, httpx2.HTTPError, self._sdk.APIConnectionError) as error:
             raise Cut(f"the results of batch {batch.id} break off ({scrubbed(str(error))})") from None
         finally:
             lines.close()

@@ -8,8 +8,10 @@ following redirects, and what to do next is decided below. ``BatchAPI`` is what 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -17,6 +19,8 @@ from email.utils import parsedate_to_datetime
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+from tasks.clients import _pace
+from tasks.clients._statuses import PASSING, SURELY_NOT_ACCEPTED, UNPAID, too_early
 from tasks.clients.base import ClientError
 
 if TYPE_CHECKING:
@@ -26,13 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRIES = 8
-LONGEST_WAIT_SECONDS = 60.0
-"""A server that asks for more patience than this is asked again after it all the same."""
-
-SURELY_NOT_ACCEPTED = frozenset({400, 401, 402, 403, 404, 405, 413, 415, 422, 429, 431, 503, 529})
-"""Answers to a POST after which no batch exists. After any other failure one may."""
-
-PASSING = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+FETCHES = 5
+"""Times that results are fetched when they break off: they are paid for, and fetching them again is not."""
 
 SECRETS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_IDENTITY_TOKEN", "OPENAI_API_KEY")
 
@@ -57,8 +56,11 @@ class Again(NamedTuple):
     """A failure that may pass."""
 
     reason: str
-    wait: float
-    """Seconds before the next try."""
+    wait: float | None = None
+    """Seconds that the API asks for."""
+
+    early: bool = False
+    """Whether the API says only that it is busy; see ``too_early``."""
 
 
 class Batch(NamedTuple):
@@ -96,6 +98,10 @@ class BatchAPI:
     host: str
     _sdk: ModuleType
     _sleep: Callable[[float], None]
+    _told_busy = False
+
+    def note(self, text: str) -> None:
+        """Tell whoever waits, in a line. Replaced by who can."""
 
     def mark(self) -> dict[str, Any]:
         """What an intent must note, so that its batch is found when the acknowledgement is lost."""
@@ -136,25 +142,33 @@ class BatchAPI:
 
     def _call(self, call: Callable[[], T], posts: bool = False) -> T:
         """Call once, and again while that is safe and useful."""
-        for tried in range(1, TRIES + 1):
+        tries, waited, draw = 0, 0.0, random.Random()
+        for sent in itertools.count(1):
             try:
                 found = call()
             except Exception as error:
-                verdict = self._verdict(error, posts, min(0.5 * 2**tried, 30.0))
+                verdict = self._verdict(error, posts)
             else:
                 if not isinstance(found, str):  # as which the SDKs hand out a page of HTML
                     return found
                 verdict = self._strange(found, posts)
             if isinstance(verdict, ClientError):
                 raise verdict  # out here, so that it drags no exception along whose request holds the key
-            if tried < TRIES:
-                self._sleep(min(verdict.wait, LONGEST_WAIT_SECONDS))
-        raise Unreachable(
-            f"{self.host} cannot be used now, but {TRIES} tries were made (the last: {verdict.reason}); "
-            "nothing that was paid is lost: give the same command later"
-        )
+            tries += not verdict.early
+            if tries == TRIES or waited >= _pace.PATIENCE_SECONDS:
+                raise Unreachable(
+                    f"{self.host} cannot be used now, but it was asked {sent} times in {waited:,.0f} s (the last: "
+                    f"{verdict.reason}); nothing that was paid is lost: give the same command later"
+                )
+            if verdict.early and not self._told_busy:
+                self._told_busy = True
+                self.note(busy(self.host, verdict.reason))
+            wait = _pace.backoff_seconds(sent, verdict.wait, draw)
+            waited += wait
+            self._sleep(wait)
+        raise AssertionError("the last try returns or raises")
 
-    def _verdict(self, error: Exception, posts: bool, wait: float) -> ClientError | Again:
+    def _verdict(self, error: Exception, posts: bool) -> ClientError | Again:
         """What an exception of the SDK comes to. Raises what is none."""
         if isinstance(error, self._sdk.APIConnectionError):
             reason = scrubbed(f"{type(error.__cause__ or error).__name__}: {error}")
@@ -163,11 +177,13 @@ class BatchAPI:
                     f"{self.host} took a batch's bytes, but the connection broke before its answer ({reason}); "
                     "give the same command again, which looks for the batch first"
                 )
-            return Again(reason, wait)
+            return Again(reason)
         if isinstance(error, self._sdk.APIResponseValidationError):
             return self._strange(str(error), posts)
         if isinstance(error, self._sdk.APIStatusError):
             reason = scrubbed(f"{error.status_code} {error.type or ''} {_message(error)}".strip())
+            if UNPAID & {error.type, getattr(error, "code", None)}:
+                return self._refusal(402, reason)
             if error.status_code not in PASSING:
                 return self._refusal(error.status_code, reason)
             if posts and error.status_code not in SURELY_NOT_ACCEPTED:
@@ -175,10 +191,11 @@ class BatchAPI:
                     f"{self.host} answered a new batch with {reason}, but may have taken it; "
                     "give the same command again, which looks for the batch first"
                 )
-            return Again(reason, wait_asked(error.response.headers, wait))
+            wait = wait_asked(error.response.headers, None)
+            return Again(reason, wait, too_early(error.status_code, wait))
         if isinstance(error, ValueError):
             reason = f"an answer that is no JSON: {scrubbed(str(error))}"
-            return self._strange(reason, posts) if posts else Again(reason, wait)
+            return self._strange(reason, posts) if posts else Again(reason)
         if isinstance(error, AttributeError) and isinstance(error.obj, str):  # a page of HTML, taken for a list
             return self._strange(error.obj, posts)
         if isinstance(error, TypeError) and "authentication" in str(error):  # how the SDK says that it has no key
@@ -198,6 +215,11 @@ class BatchAPI:
             )
         what = {401: "set a valid key", 402: "pay the bill or raise the spend limit", 403: "ask for access"}
         return ClientError(f"{self.host} refused ({reason}); {what.get(status, 'mend the request')}")
+
+
+def busy(host: str, reason: str) -> str:
+    """What is told of an API that asks for patience, once."""
+    return f"{host} is busy ({reason}); waiting for it, for {_pace.PATIENCE_SECONDS / 60:.0f} minutes at most"
 
 
 def scrubbed(text: str) -> str:

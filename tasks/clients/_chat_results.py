@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tasks.clients._results import unpaid
+from tasks.clients._results import tokens, unpaid
 from tasks.prices import Price
 
 OURS = frozenset({400, 404, 413, 422})
@@ -28,7 +28,7 @@ def record_of(digest: str, line: dict[str, Any], price: Price | None, clean: Cal
         return unpaid(digest, status, clean(f"{code}: {message}"), final=False)
     status, body = response.get("status_code"), response.get("body")
     if status == 200 and isinstance(body, dict):
-        return completion_record(digest, body, price)
+        return completion_record(digest, body, price.batch_usd if price else None, clean)
     code, message = _told(body.get("error", body) if isinstance(body, dict) else body)
     return unpaid(digest, "errored", clean(f"{status} {code}: {message}"), final=status in OURS)
 
@@ -39,38 +39,36 @@ def _told(error: Any) -> tuple[str, str]:
     return str(error.get("code") or error.get("type") or "unknown_error"), str(error.get("message") or "")
 
 
-def completion_record(digest: str, body: dict[str, Any], price: Price | None) -> dict[str, Any]:
-    """The journal's record of a chat completion, which is paid for whatever it says."""
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    message = choice.get("message") if isinstance(choice.get("message"), dict) else {}
-    text, stop = _text(message.get("content")), choice.get("finish_reason")
+def completion_record(
+    digest: str, body: dict[str, Any], cost: Callable[[int, int], float | None] | None, clean: Callable[[str], str]
+) -> dict[str, Any]:
+    """The journal's record of a chat completion, which is paid for whatever it says. Raises one of ``UNREADABLE``."""
+    choice = body["choices"][0]
+    message, stop = choice["message"], choice.get("finish_reason")
+    text = _text(message.get("content"))
     status, detail = "ok", ""
     if message.get("refusal") or stop == "content_filter":
-        status, detail = "refused", "the model declined to answer"
+        status, detail = "refused", "the content filter" if stop == "content_filter" else "the model declined to answer"
     elif stop == "length":
         status, detail = "truncated", "stopped by length"
     elif not text.strip():
-        status, detail = "errored", f"an empty answer, stopped by {stop}"
+        status, detail = "errored", clean(f"an empty answer, stopped by {stop}")
     usage = body.get("usage")
-    told = isinstance(usage, dict)
-    input_tokens, output_tokens = (
-        int((usage.get(name) if told else 0) or 0) for name in ("prompt_tokens", "completion_tokens")
-    )
+    n_in, n_out = tokens(usage, "prompt_tokens", "completion_tokens")
     # Cached input counts in full: its discount is not the same everywhere, and a limit errs on the dear side.
-    usd = price.batch_usd(input_tokens, output_tokens) if price and (told or not (price.input or price.output)) else None
+    usd = cost(n_in, n_out) if cost and (usage or not cost(1, 1)) else None
     record = {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
-              "input_tokens": input_tokens, "output_tokens": output_tokens, "model": body.get("model"),
-              "message": body.get("id")}  # fmt: skip
+              "input_tokens": n_in, "output_tokens": n_out, "model": body.get("model"), "message": body.get("id")}  # fmt: skip
     logprobs = read_logprobs(choice.get("logprobs"))
     return record if logprobs is None else {**record, "logprobs": logprobs}
 
 
 def _text(content: Any) -> str:
     """The text of a message: a string, or parts, of which those that think are left out."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict) and part.get("type") == "text")
-    return content if isinstance(content, str) else ""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    parts = [part for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
+    return "".join(str(part.get("text", "")) for part in parts)
 
 
 def read_logprobs(given: Any) -> list[list[Any]] | None:

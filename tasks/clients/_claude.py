@@ -25,6 +25,7 @@ class Claude(Priced):
     """How much the model thinks, which is paid as output; null for models that know no effort."""
 
     def check(self, runtime: Runtime) -> None:
+        self.check_address(runtime, "ANTHROPIC")
         self.check_price(runtime)
         kind = getattr(self, "kind", "")
         if importlib.util.find_spec("anthropic") is None:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from artifacts.journal import Entry
-from tasks.clients._batches_api import Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
+from tasks.clients import _pace
+from tasks.clients._batches_api import FETCHES, Batch, Cut, NotFound, Unacknowledged, Unreachable, scrubbed
 from tasks.clients._lost import Lost
 from tasks.clients._priced import announced, beyond, of, warn
-from tasks.clients._results import missing_record, reply_of, unpaid
+from tasks.clients._results import UNREADABLE, missing_record, reply_of, unpaid, unread
 from tasks.clients.base import ClientError, Reply, Request
 
 if TYPE_CHECKING:
@@ -21,21 +22,14 @@ if TYPE_CHECKING:
     from tasks.progress import Bar, Progress
     from tasks.spec import Runtime
 
-MOST_BYTES = 240_000_000
-"""Size of a batch, where the API takes it."""
-
 ROUNDS = 3
 """Times that a request is sent when it expires, is canceled, or fails on the API's side. Such failures cost nothing."""
 
 ENVELOPE_BYTES = 200
 """What a batch holds beside each request's params, at most."""
 
-FETCHES = 5
 SETTLE_SECONDS = 2.0
 """Time given to a batch whose acknowledgement was lost to appear in the API's list, and between two fetches."""
-
-PATIENCE_SECONDS = 3600.0
-"""How long a wait goes on when the API cannot be reached at all."""
 
 KEPT = timedelta(days=29)
 """How long the API keeps results."""
@@ -66,6 +60,7 @@ class Exchange:
             return
         self.client.check(self.runtime)
         self.api = self.client.api(self.runtime)
+        self.api.note = self.progress.note
         self.lost = Lost(self.api, self.journal, self.progress.note, min(SETTLE_SECONDS, self.runtime.poll_seconds))
         warn(self.client, self.api.host, self.progress)
         while self.open:
@@ -74,10 +69,12 @@ class Exchange:
             ):
                 found = self.journal.lookup(self.open)
                 doubtful = {e.id: (e, c) for e in found.unknown if (c := self.lost.candidates(e)) is not None}
-                covered = {d for e in [*found.in_flight, *(e for e, _ in doubtful.values())] for d in e.digests}
-                rest = self.open - covered - found.answered.keys()
+                under_way = [*found.in_flight, *(e for e, _ in doubtful.values())]
+                for entry in under_way:  # whoever sent them: what a killed process spent counts as well
+                    self.journal.pay(entry, entry.client.get("most_usd", 0.0))
+                rest = self.open - found.answered.keys() - {d for e in under_way for d in e.digests}
                 given_up = {digest for digest in rest if self.times_sent.get(digest, 0) >= ROUNDS}
-                sent = self._send(rest - given_up, len(asked))
+                sent = self._send(rest - given_up, len(asked), waits=bool(under_way))
             yield from self._known(found.answered)
             for digest in given_up:
                 yield self._handed(self.failed.get(digest) or Reply(digest, "missing", detail="its results are gone"))
@@ -98,12 +95,14 @@ class Exchange:
 
     # sending
 
-    def _send(self, digests: set[str], n_asked: int) -> list[Entry]:
-        """Send some requests in as few batches as hold them. Raises ``ClientError`` before it would cost too much."""
-        if not digests:
+    def _send(self, digests: set[str], n_asked: int, waits: bool) -> list[Entry]:
+        """Send some requests in as few batches as hold them, or none of them before it would cost too much.
+
+        Raises ``ClientError`` then, unless this ``waits`` for others, which may cost less than what is held for them.
+        """
+        if not digests or not self._within_limit(digests, n_asked, waits):
             return []
-        self._hold_to_limit(digests, n_asked)
-        mark, most_bytes = self.api.mark(), min(MOST_BYTES, self.api.MOST_BYTES)
+        mark, most_bytes = self.api.mark(), self.api.MOST_BYTES
         sent, chunk, size, most = [], {}, 0, 0.0
         for request in self.requests:
             digest = self.client.digest(request)
@@ -118,15 +117,20 @@ class Exchange:
                     continue
             chunk[digest] = params
             size += n_bytes
-            most += self.client.estimate([request]).usd or 0.0
+            most += self.client.most_usd(request)
         return sent + (self._create(chunk, mark, most) if chunk else [])
 
-    def _hold_to_limit(self, digests: set[str], n_asked: int) -> None:
-        most = self.client.estimate(of(self.client, self.requests, digests))
+    def _within_limit(self, digests: set[str], n_asked: int, waits: bool) -> bool:
+        likely, most = self.client.foreseen(of(self.client, self.requests, digests))
         spent, limit = self.journal.spent_usd, self.runtime.max_usd
-        self.progress.note(announced(self.client, most, len(digests), n_asked, spent, limit))
-        if limit is not None and spent + (most.usd or 0.0) > limit:
-            raise beyond(self.client, most, len(digests), spent, limit)
+        self.progress.note(announced(self.client, likely, most, len(digests), n_asked, spent, limit))
+        if limit is None or spent + most <= limit:
+            return True
+        error = beyond(self.client, likely, most, len(digests), spent, limit)
+        if not waits:
+            raise error
+        self.progress.note(f"{error}; what is in flight may cost less, and is waited for first")
+        return False
 
     def _create(self, chunk: dict[str, dict[str, Any]], mark: dict[str, Any], usd: float) -> list[Entry]:
         client = {"kind": self.client.kind, "model": self.client.model, "spec": self.client.payload(),
@@ -165,7 +169,7 @@ class Exchange:
                     return  # what is still waited for is found again by the next look into the journal
                 reached = time.monotonic()
             except Unreachable as error:
-                if time.monotonic() - reached > PATIENCE_SECONDS:
+                if time.monotonic() - reached > _pace.PATIENCE_SECONDS:
                     raise
                 self.progress.note(str(error))
             if waiting or doubtful:
@@ -176,12 +180,9 @@ class Exchange:
         """Whether an entry's results are in the journal by now, or it is known that there are none."""
         assert entry.batch is not None
         batch = self.api.retrieve(entry.batch)
-        if batch is None or batch.archived:
-            if batch is None and datetime.now(UTC) - entry.when < KEPT:
-                raise ClientError(
-                    f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not "
-                    "know it; use the key and address that sent it"
-                )
+        if batch is None:
+            return self._not_found(entry, "it")
+        if batch.archived:
             return self._gone(entry)
         self.bar.advance(0, processing=batch.processing)
         if not batch.ended:
@@ -189,18 +190,27 @@ class Exchange:
         for left in reversed(range(FETCHES)):
             try:
                 self.journal.replied(entry, self._records(entry, batch, forgiving=left == 0))
-            except NotFound:
-                return self._gone(entry)
-            except Cut as error:
-                if left == 0:
-                    raise ClientError(
-                        f"{error}, {FETCHES} times; they stay paid for: give the same command later"
-                    ) from None
+            except (Cut, NotFound) as error:
+                failed = error
+            else:
+                self.api.forget(entry, batch)
+                return True
+            if left:
                 time.sleep(min(SETTLE_SECONDS, self.runtime.poll_seconds))
-                continue
-            self.api.forget(entry, batch)
-            return True
-        raise AssertionError("the last fetch returns or raises")
+        if isinstance(failed, NotFound):
+            return self._not_found(entry, "its results")
+        raise ClientError(f"{failed}, {FETCHES} times; they stay paid for: give the same command later")
+
+    def _not_found(self, entry: Entry, what: str) -> bool:
+        """Give up what the API may no longer keep. Raises ``ClientError`` when it must still have it somewhere."""
+        if datetime.now(UTC) - entry.when >= KEPT:
+            return self._gone(entry)
+        root, file = self.journal.root, f"{entry.id}.json"
+        raise ClientError(
+            f"batch {entry.batch} was sent on {entry.when:%Y-%m-%d %H:%M} UTC, but {self.api.host} does not know {what}; "
+            "use the key and address that sent it, or, to pay for its requests once more, copy "
+            f"{root}/sent/{file} to {root}/void/{file}"
+        )
 
     def _gone(self, entry: Entry) -> bool:
         self._warn(entry.id, f"the results of batch {entry.batch} are no longer kept; its requests are sent again")
@@ -208,18 +218,30 @@ class Exchange:
         return True
 
     def _records(self, entry: Entry, batch: Batch, forgiving: bool) -> Iterator[dict[str, Any]]:
-        """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``."""
-        left, n_answered = dict(entry.requests), 0
+        """What the journal keeps of each result. Some may be missing only when ``forgiving``; else raises ``Cut``.
+
+        Answers of unknown cost come last, and share what the others leave of the most that the batch can cost.
+        """
+        left, n_answered, rest, unpriced = dict(entry.requests), 0, entry.client.get("most_usd", 0.0), []
         for result in self.api.results(batch):
-            id = result.get("custom_id")
-            digest = left.pop(id, None) if isinstance(id, str) else None
+            id = str(result.get("custom_id"))
+            digest = left.pop(id, None)
             if digest is None:
                 known = "twice" if id in entry.requests else "but nobody asked that"
-                self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(str(id))} {known}; ignored")
+                self._warn(f"{entry.id} {known}", f"batch {entry.batch} answers {scrubbed(id)} {known}; ignored")
                 continue
-            record = self.api.record(digest, result, self.client.price)
+            try:
+                record = self.api.record(digest, result, self.client.price)
+            except UNREADABLE as error:
+                record = unread(digest, error)
             n_answered += "message" in record
+            if record["usd"] is None and rest > 0.0:
+                unpriced.append(record)
+                continue
+            rest -= record["usd"] or 0.0
             yield record
+        for record in unpriced:
+            yield {**record, "possibly_usd": max(0.0, rest) / len(unpriced)}
         if batch.rest is not None and n_answered >= batch.n_answered:
             yield from (unpaid(digest, *batch.rest, final=False) for digest in left.values())
             return
@@ -231,10 +253,9 @@ class Exchange:
         """The answers of an entry that was just fetched; what failed without cost stays open."""
         if not self.journal.has_replies(entry):
             return
-        if entry.id in self.mine:
-            paid = [record["usd"] for record in self.journal.replies(entry.id)]
-            if None not in paid:  # else what it may have cost still counts
-                self.journal.pay(entry, sum(paid))
+        paid = [record["usd"] for record in self.journal.replies(entry.id)]
+        if None not in paid:  # else what it may have cost still counts
+            self.journal.pay(entry, sum(paid))
         for record in self.journal.replies(entry.id):
             reply = reply_of(record, reused=entry.id not in self.mine)
             if reply.digest in self.open:

@@ -7,13 +7,8 @@ import re
 from types import ModuleType
 from typing import Any
 
-from tasks.clients._batches_api import SURELY_NOT_ACCEPTED, never_connected, scrubbed, wait_asked
-
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
-"""HTTP statuses after which the same request may succeed."""
-
-BUSY = frozenset({429, 503, 529})
-"""Those that concern all requests: nothing else is sent either until the server wants to be asked again."""
+from tasks.clients._batches_api import never_connected, scrubbed, wait_asked
+from tasks.clients._statuses import BUSY, PASSING, SURELY_NOT_ACCEPTED, UNPAID, too_early
 
 OF_THE_ACCOUNT = {
     401: "set a valid key",
@@ -24,16 +19,13 @@ OF_THE_ACCOUNT = {
 }
 """Statuses that every other request would meet as well, and what to do."""
 
-UNPAID = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached", "billing_not_active"})
-"""Names of errors that a bill stands behind, whatever the status."""
-
 
 class Failed(Exception):
     """A request that gave no answer. The message is fit to be shown."""
 
     def __init__(
         self, detail: str, *, again: bool = False, paid: bool = False, wait: float | None = None,
-        busy: bool = False, stops: bool = False,
+        busy: bool = False, early: bool = False, stops: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(detail)
         self.again = again
@@ -47,6 +39,9 @@ class Failed(Exception):
 
         self.busy = busy
         """Whether other requests should wait as well."""
+
+        self.early = early
+        """Whether it does not count as a try; see ``too_early``."""
 
         self.stops = stops
         """Whether all other requests would fail too."""
@@ -80,12 +75,14 @@ def _of_status(response: Any, host: str) -> Failed:
         return Failed(reason)
     if code in OF_THE_ACCOUNT:
         return Failed(f"{host} refused ({reason}); {OF_THE_ACCOUNT[code]}", stops=True)
+    wait = wait_asked(response.headers, None)
     return Failed(
         reason,
         again=code in PASSING,
         paid=code not in SURELY_NOT_ACCEPTED,
-        wait=wait_asked(response.headers, None),
+        wait=wait,
         busy=code in BUSY,
+        early=too_early(code, wait),
     )
 
 

@@ -14,14 +14,16 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from artifacts.live import Live, asking, lost, unsent
+from tasks.clients import _pace
+from tasks.clients._batches_api import busy
 from tasks.clients._failures import Failed, answer_of, failure
 from tasks.clients._pace import Pace, backoff_seconds
-from tasks.clients._results import unpaid
+from tasks.clients._results import UNREADABLE, unpaid
 from tasks.clients._scribe import Scribe
 from tasks.clients.base import ClientError, Request
 
@@ -56,18 +58,21 @@ class Flight:
 
     def __init__(
         self, client: LiveClient, connection: Any, requests: Iterator[Request], live: Live, journal: Journal,
-        runtime: Runtime,
+        runtime: Runtime, note: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
         self.client, self.requests, self.live, self.journal, self.runtime = client, requests, live, journal, runtime
+        self.note = note
         self._connection, self._host = connection, client.host(connection)
         self.error: BaseException | None = None
-        self._out: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[dict[str, Any] | str | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hurried = False
         self._noted: dict[str, Item] = {}
         self._held: dict[str, float] = {}
         self._usd = 0.0
         self._fruitless = 0
+        self._busy_since: float | None = None
+        self._told_busy = False
         self._draw = random.Random()
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -79,6 +84,9 @@ class Flight:
         thread.start()
         try:
             while (found := self._out.get()) is not None:
+                if isinstance(found, str):  # told from here, since what shows progress belongs to this thread
+                    self.note(found)
+                    continue
                 self._soon(self._room.release)
                 yield found
         finally:
@@ -216,17 +224,19 @@ class Flight:
 
     async def _tried(self, item: Item) -> list[dict[str, Any]]:
         """What to note of a request in the end: its record last, before it a try that may have been paid for."""
-        doubtful = 0
-        for tried in itertools.count(1):
+        tried = doubtful = 0
+        began = time.monotonic()
+        for sent in itertools.count(1):
             try:
                 found = await self._answer(item)
             except Failed as error:
                 failed = error
             else:
-                self._fruitless = 0
+                self._fruitless, self._busy_since = 0, None
                 self._pace.used(item.most_tokens, found["input_tokens"] + found["output_tokens"])
                 return [found]
-            over = not failed.again or tried >= self.client.tries
+            tried += not failed.early
+            over = not failed.again or tried >= self.client.tries or (failed.early and self._out_of_patience(began, str(failed)))
             if failed.stops:
                 self._fail(ClientError(str(failed)))
                 return [unsent(item.digest)]
@@ -234,23 +244,43 @@ class Flight:
                 doubtful += 1
                 self._usd += item.most_usd
                 over = over or doubtful >= DOUBTFUL_TRIES or not self._hold(item)
-            wait = backoff_seconds(tried, failed.wait, self._draw)
-            if failed.busy:
+            wait = backoff_seconds(sent, failed.wait, self._draw)
+            if failed.busy and not over:
                 self._pace.hold(wait)
             lines = [lost(item.digest, item.most_usd)] if failed.paid else []
             if not (over or self._stopping.is_set()):
                 if lines:
                     await self._scribe.note(*lines, urgent=True)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), wait)
-                await self._pace.turn(item.most_tokens)
+                await self._unless_stopping(self._turn_after(wait, item.most_tokens))
                 lines = []
             if self._stopping.is_set() and not over:
                 return [*lines, unsent(item.digest)]
             if over:
                 self._give_up(str(failed))
-                return [*lines, unpaid(item.digest, "errored", f"{failed} ({_times(tried)})", final=False)]
+                return [*lines, unpaid(item.digest, "errored", f"{failed} ({_times(sent)})", final=False)]
         raise AssertionError("the last try returns")
+
+    def _out_of_patience(self, began: float, why: str) -> bool:
+        """Whether a busy server was waited for long enough: by a request that began then, or by all without an answer."""
+        now = time.monotonic()
+        self._busy_since = self._busy_since or now
+        if not self._told_busy:
+            self._told_busy = True
+            self._out.put(busy(self._host, why))
+        return now - min(began, self._busy_since) > _pace.PATIENCE_SECONDS
+
+    async def _turn_after(self, seconds: float, tokens: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._pace.turn(tokens)
+
+    async def _unless_stopping(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait for something, or until nothing more is to be sent."""
+        tasks = [asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _answer(self, item: Item) -> dict[str, Any]:
         """Send a request once. Raises ``Failed``."""
@@ -262,7 +292,7 @@ class Flight:
         answer = answer_of(response, self._host)
         try:
             return self.client.record(item.digest, answer, item.request)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        except UNREADABLE as error:
             raise Failed(f"an answer of unknown form ({type(error).__name__})", again=True, paid=True) from None
 
     def _give_up(self, why: str) -> None:

@@ -47,7 +47,8 @@ class LiveClient(Priced):
     """Seconds that an answer may take. Never enters a key."""
 
     tries: int = Field(8, ge=1)
-    """Times that a request is sent before it counts as errored. Never enters a key."""
+    """Times that a request is sent before it counts as errored; those that a busy server puts off are not counted. Never
+    enters a key."""
 
     NOT_ASKED: ClassVar[frozenset[str]] = Priced.NOT_ASKED | {
         "in_flight", "requests_per_minute", "tokens_per_minute", "timeout_seconds", "tries",
@@ -67,6 +68,13 @@ class LiveClient(Priced):
     @abstractmethod
     def record(self, digest: str, answer: dict[str, Any], request: Request) -> dict[str, Any]:
         """The journal's record of an answer. Raises ``ValueError`` or the like when it is none, or ``Failed``."""
+
+    def counted(self, record: dict[str, Any], request: Request) -> dict[str, Any]:
+        """The record of an answer, counted at the most that it can cost where its server does not tell."""
+        if record["usd"] is not None or self.price is None:
+            return record
+        detail = record["detail"] or "the server tells no usage; the most it can cost is counted"
+        return {**record, "usd": self.most_usd(request), "detail": detail}
 
     def host(self, connection: Any) -> str:
         return str(connection.base_url).rstrip("/")
@@ -132,8 +140,8 @@ class Calls:
 
     def _announce(self, digests: set[str], n_asked: int) -> None:
         client, limit = self.client, self.runtime.max_usd
-        most = client.estimate(of(client, self.requests, digests))
-        self.progress.note(announced(client, most, len(digests), n_asked, self.journal.spent_usd, limit))
+        foreseen = client.foreseen(of(client, self.requests, digests))
+        self.progress.note(announced(client, *foreseen, len(digests), n_asked, self.journal.spent_usd, limit))
 
     def _asked(self, live: Live, digests: list[str]) -> Iterator[Reply]:
         """What the API answers. Raises ``ClientError`` when it cannot be used, or no more may be spent."""
@@ -142,15 +150,15 @@ class Calls:
         if not self.announced:
             warn(client, client.host(connection), self.progress)
         self.announced = True
-        flight = Flight(client, connection, of(client, self.requests, set(digests)), live, self.journal, self.runtime)
+        flight = Flight(client, connection, of(client, self.requests, set(digests)), live, self.journal, self.runtime, self.progress.note)
         try:
             for record in flight.records():
                 yield self._handed(reply_of(record, reused=False))
         except Limit:
             left = set(self.open)
-            most = self.client.estimate(of(self.client, self.requests, left))
+            foreseen = client.foreseen(of(client, self.requests, left))
             assert self.runtime.max_usd is not None
-            raise beyond(self.client, most, len(left), self.journal.spent_usd, self.runtime.max_usd) from None
+            raise beyond(client, *foreseen, len(left), self.journal.spent_usd, self.runtime.max_usd) from None
         for digest in digests:
             if digest in self.open:  # or it would be waited for without end
                 yield self._handed(Reply(digest, "missing", detail="the request was not made again"))

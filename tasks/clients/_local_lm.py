@@ -6,6 +6,7 @@ of it may end a turn. So the two turns are encoded apart from the template aroun
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -49,7 +50,7 @@ class Generated(NamedTuple):
 
 @lru_cache(maxsize=1)  # explaining and each scorer ask the same one
 def opened(source: str, revision: str | None, local: bool, dtype: str, device: str, context_tokens: int | None) -> LocalLM:
-    """A model, loaded once."""
+    """A model, loaded once; kept until ``forget``."""
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": local}
     try:
         with quiet():
@@ -60,6 +61,14 @@ def opened(source: str, revision: str | None, local: bool, dtype: str, device: s
     except (OSError, ValueError) as error:
         raise ClientError(f"client = 'transformers', but {source} cannot be loaded ({error}); mend that") from None
     return LocalLM(tokenizer, model.to(device).eval(), device, context_tokens)
+
+
+def forget() -> None:
+    """Let go of the model and of the memory that it had on its device."""
+    opened.cache_clear()
+    gc.collect()  # models refer to themselves in circles
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class LocalLM:

@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tasks.clients._batches_api import BatchAPI, Cut
+from tasks.clients._batches_api import FETCHES, BatchAPI, Cut
 from tasks.clients.base import ClientError
 
 if TYPE_CHECKING:
     from artifacts.journal import Entry, Journal
-
-FETCHES = 5
 
 LOOKS = 4
 """At the API's list, with a pause that doubles between them: a large batch may take a while to be listed."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tasks.clients._batches_api import Batch, BatchAPI, Cut, NotFound, Unacknowledged, scrubbed
+from tasks.clients._chat import bare
 from tasks.clients._chat_results import record_of
 from tasks.clients.base import ClientError
 
@@ -31,14 +32,16 @@ SLACK = timedelta(days=1)
 
 
 class OpenAIBatchesAPI(BatchAPI):
-    """``sleep`` is a seam for tests."""
+    """``in_words``: the model is told its form in words only, see ``Chat.in_words``. ``sleep`` is a seam for tests."""
 
     MOST_BYTES = 190_000_000  # the API takes 200 MB
 
-    def __init__(self, base_url: str | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self, base_url: str | None = None, sleep: Callable[[float], None] = time.sleep, *, in_words: bool = False
+    ) -> None:
         import openai
 
-        self._sdk, self._sleep = openai, sleep
+        self._sdk, self._sleep, self._in_words = openai, sleep, in_words
         try:
             self._client = openai.OpenAI(
                 base_url=base_url, max_retries=0, http_client=openai.DefaultHttpxClient(follow_redirects=False)
@@ -102,7 +105,7 @@ class OpenAIBatchesAPI(BatchAPI):
         for file in batch.files:
             opened = self._call(lambda file=file: self._client.files.with_streaming_response.content(file).__enter__())
             try:
-                for line in opened.iter_lines():
+                for line in _lines(opened.iter_bytes()):
                     if not line.strip():
                         continue
                     found = json.loads(line)
@@ -115,7 +118,8 @@ class OpenAIBatchesAPI(BatchAPI):
                 opened.close()
 
     def record(self, digest: str, result: dict[str, Any], price: Price | None) -> dict[str, Any]:
-        return record_of(digest, result, price, scrubbed)
+        found = record_of(digest, result, price, scrubbed)
+        return {**found, "text": bare(found["text"])} if self._in_words and "logprobs" not in found else found
 
     def forget(self, entry: Entry, batch: Batch | None) -> None:
         """Delete the file of requests: nobody reads it again."""
@@ -166,6 +170,15 @@ class OpenAIBatchesAPI(BatchAPI):
             files=tuple(file for file in (found.output_file_id, found.error_file_id) if file),
             input=found.input_file_id,
         )
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines as JSON lines have them: U+2028 and its like, at which others end a line too, may stand in a text."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest
 
 
 def _file_name(entry: str) -> str:

@@ -7,8 +7,11 @@ import random
 import time
 from collections.abc import Callable
 
-LONGEST_WAIT_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 600.0
 """A server that asks for more patience than this is asked again after it all the same."""
+
+PATIENCE_SECONDS = 3600.0
+"""How long an API is waited for in all that is busy, or cannot be reached, before a run is ended."""
 
 FIRST_WAIT_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 30.0
 
@@ -71,7 +74,7 @@ class Pace:
 def backoff_seconds(tried: int, asked: float | None, draw: random.Random) -> float:
     """Seconds before a request is tried again: what the server asked for or else ever longer, and up to a quarter more,
     so that not all come back at once."""
-    wait = min(FIRST_WAIT_SECONDS * 2 ** (tried - 1), LONGEST_BACKOFF_SECONDS)
+    wait = min(FIRST_WAIT_SECONDS * 2 ** min(tried - 1, 16), LONGEST_BACKOFF_SECONDS)
     if asked is not None:
         wait = max(asked, 0.1 * wait)  # who says "at once" eight times is not asked eight times at once
     return min(wait, LONGEST_WAIT_SECONDS) * (1 + 0.25 * draw.random())

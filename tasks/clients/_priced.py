@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 
 from tasks.clients.base import Client, ClientError, Request, Usage
 from tasks.prices import Price, price_of, retirement
-from tasks.spec import SpecError
+from tasks.spec import SpecError, without_password
 
 if TYPE_CHECKING:
     from tasks.progress import Progress
@@ -73,6 +74,12 @@ class Priced(Client):
                 "runtime.max_usd=none for no limit"
             )
 
+    def check_address(self, runtime: Runtime, sdk: str) -> None:
+        """Raise ``SpecError`` for an address with a password in it; ``sdk`` is how its environment variables begin."""
+        without_password(runtime.base_url, "runtime.base_url", sdk)
+        without_password(getattr(self, "base_url", None), "client.base_url", sdk)
+        without_password(os.environ.get(f"{sdk}_BASE_URL"), f"{sdk}_BASE_URL", sdk)
+
     def estimate(self, requests: Iterable[Request]) -> Usage:
         """The most that some requests should cost: every answer as long as it may be. Dollars None without a price."""
         input_tokens = output_tokens = 0
@@ -87,6 +94,18 @@ class Priced(Client):
     def most_usd(self, request: Request) -> float:
         """The most that one request can cost whatever it says: no token is shorter than a byte. 0 without a price."""
         return self.usd(MOST_OVERHEAD_TOKENS + n_bytes(request), request.max_tokens) or 0.0
+
+    def foreseen(self, requests: Iterable[Request]) -> tuple[Usage, float]:
+        """The estimate of some requests, and the US dollars that they cannot pass together; goes through them once."""
+        most = 0.0
+
+        def passing() -> Iterator[Request]:
+            nonlocal most
+            for request in requests:
+                most += self.most_usd(request)
+                yield request
+
+        return self.estimate(passing()), most
 
     def most_tokens(self, request: Request) -> int:
         """Tokens that one request should take at most, input and output."""
@@ -109,23 +128,24 @@ def of(client: Priced, requests: Iterable[Request], digests: set[str]) -> Iterat
             yield request
 
 
-def announced(client: Priced, most: Usage, n: int, n_asked: int, spent: float, limit: float | None) -> str:
+def announced(
+    client: Priced, likely: Usage, most: float, n: int, n_asked: int, spent: float, limit: float | None
+) -> str:
     """What is about to be sent, in a line."""
-    usd = "at a price that is not known" if most.usd is None else f"at most ${most.usd:.4f}"
+    usd = "at a price that is not known" if likely.usd is None else f"about ${likely.usd:.4f}, at most ${most:.4f}"
     return (
-        f"{n:,} of {n_asked:,} requests go to {client.model}: about {most.input_tokens:,} tokens "
-        f"in, at most {most.output_tokens:,} out, {usd}; "
+        f"{n:,} of {n_asked:,} requests go to {client.model}: about {likely.input_tokens:,} tokens "
+        f"in, at most {likely.output_tokens:,} out, {usd}; "
         f"spent so far ${spent:.4f}, {'no limit' if limit is None else f'limit ${limit:g}'}"
     )
 
 
-def beyond(client: Priced, most: Usage, n: int, spent: float, limit: float) -> ClientError:
+def beyond(client: Priced, likely: Usage, most: float, n: int, spent: float, limit: float) -> ClientError:
     """The error of a limit that ends a run."""
-    usd = most.usd or 0.0
     return ClientError(
-        f"runtime.max_usd = {limit:g}, but {n:,} requests to {client.model} may cost "
-        f"${usd:.4f} and ${spent:.4f} is spent; set runtime.max_usd={math.ceil(100 * (spent + usd)) / 100} or more, "
-        "or ask about fewer latents"
+        f"runtime.max_usd = {limit:g}, but {n:,} requests to {client.model} may cost ${most:.4f} (about "
+        f"${likely.usd or 0.0:.4f} is likely) and ${spent:.4f} is spent; set "
+        f"runtime.max_usd={math.ceil(100 * (spent + most)) / 100}, which is surely enough, or ask about fewer latents"
     )
 
 

@@ -14,6 +14,9 @@ AGAIN = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout
 OURS = frozenset({"invalid_request_error", "request_too_large"})
 """Errors of the request itself: it will never succeed."""
 
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What reading an answer raises that is not of the form that its API promises."""
+
 
 def record_of(digest: str, result: Any, price: Price | None, clean: Callable[[str], str]) -> dict[str, Any]:
     """The journal's record of one result.
@@ -45,9 +48,20 @@ def unpaid(digest: str, status: str, detail: str, final: bool) -> dict[str, Any]
             "input_tokens": 0, "output_tokens": 0}  # fmt: skip
 
 
+def unread(digest: str, error: Exception) -> dict[str, Any]:
+    """The record of an answer that cannot be read, and so what it cost is not known: it would not be asked for again."""
+    return {**unpaid(digest, "errored", f"an answer of unknown form ({type(error).__name__})", final=True),
+            "usd": None, "message": None}  # fmt: skip
+
+
+def tokens(usage: Any, *names: str) -> list[int]:
+    """Counts of tokens, of which those that are not told are 0. Raises one of ``UNREADABLE`` for what is no count."""
+    return [max(0, int(usage.get(name) or 0)) for name in names] if usage else [0] * len(names)
+
+
 def succeeded(digest: str, message: dict[str, Any], cost: Callable[..., float] | None) -> dict[str, Any]:
-    """The record of a message; ``cost`` is a method of ``Price``."""
-    blocks = message.get("content") or []
+    """The record of a message; ``cost`` is a method of ``Price``. Raises one of ``UNREADABLE``."""
+    blocks = content if isinstance(content := message.get("content"), list) else []
     text = "".join(str(b.get("text", "")) for b in blocks if isinstance(b, dict) and b.get("type") == "text")
     stop = message.get("stop_reason")
     status, detail = "ok", ""
@@ -57,14 +71,12 @@ def succeeded(digest: str, message: dict[str, Any], cost: Callable[..., float] |
         status, detail = "truncated", f"stopped by {stop}"
     elif not text.strip():
         status, detail = "errored", f"an empty answer, stopped by {stop}"
-    usage = message.get("usage") or {}
-    plain, write, read = (
-        max(0, int(usage.get(name) or 0))
-        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    usage = message.get("usage")
+    plain, write, read, output = tokens(
+        usage, "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"
     )
-    write_1h = int((usage.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0)
-    output = max(0, int(usage.get("output_tokens") or 0))
-    usd = cost(plain, output, write - write_1h, write_1h, read) if cost else None
+    write_1h = min(write, *tokens(usage and usage.get("cache_creation"), "ephemeral_1h_input_tokens"))
+    usd = cost(plain, output, write - write_1h, write_1h, read) if cost and usage else None
     return {"digest": digest, "status": status, "final": True, "detail": detail, "text": text, "usd": usd,
             "input_tokens": plain + write + read, "output_tokens": output, "model": message.get("model"),
             "message": message.get("id")}  # fmt: skip

@@ -65,7 +65,7 @@ class Anthropic(Claude, LiveClient):
     def record(self, digest: str, answer: dict[str, Any], request: Request) -> dict[str, Any]:
         if not isinstance(answer["content"], list) or not isinstance(answer["usage"], dict):
             raise TypeError("a message has content and usage")
-        return succeeded(digest, answer, self.price.live_usd if self.price else None)
+        return self.counted(succeeded(digest, answer, self.price.live_usd if self.price else None), request)
 
     def most_usd(self, request: Request) -> float:
         if self.price is None:

@@ -1,10 +1,10 @@
 """Replies from a file: a run repeated, shared or tested with no key, no server and no cost.
 
-``record`` writes such a file from a journal, as JSON lines or Parquet. A row answers one request, which it names in one
-of two ways:
+``saint ledger --record`` writes such a file from a store's journal, as JSON lines or Parquet. A row answers one request,
+which it names in one of two ways:
 
-- ``digest`` and ``client``: the request's digest for a client, and that client's payload. So ``record`` writes them,
-  since journals keep digests and never prompts.
+- ``digest`` and ``client``: the request's digest for a client, and that client's payload. So it is recorded, since
+  journals keep digests and never prompts.
 - ``system`` and ``user``: the two turns. So people write them.
 
 Beside that it has ``text``, and where it is not just that: ``status``, ``detail``, ``input_tokens``, ``output_tokens``,
@@ -60,7 +60,10 @@ class Recorded(Client):
 
     def pinned(self) -> Self:
         if not self.path or not Path(self.path).expanduser().is_file():
-            raise SpecError(f"client.path = {self.path!r}, but no file is there; set it to a file of recorded replies")
+            raise SpecError(
+                f"client.path = {self.path!r}, but no file is there; set it to a file of recorded replies, which "
+                "saint ledger --record PATH writes"
+            )
         path = Path(self.path).expanduser().absolute()
         found = self.model_copy(update={"path": str(path), "fingerprint": fingerprint(path)})
         found._replies()
@@ -68,7 +71,7 @@ class Recorded(Client):
 
     def check(self, runtime: Runtime) -> None:
         if not self.path:
-            raise SpecError("client.path is null, but client 'recorded' replays a file; set it to one")
+            raise SpecError("client.path is null, but client 'recorded' replays a file; set it to one that saint ledger --record wrote")
 
     def estimate(self, requests: Iterable[Request]) -> Usage:
         """Tokens of the questions, at no cost."""
@@ -130,7 +133,7 @@ def _read(path: Path, mtime: int, size: int, model: str | None) -> _Replies:
     for number, row in enumerate(_rows(path), 1):
         where = f"client.path = {str(path)!r}, but its row {number}"
         if not isinstance(row.get("text"), str) or not (row.get("digest") or isinstance(row.get("user"), str)):
-            raise SpecError(f"{where} has no text, or neither digest nor user; use a file that record() wrote")
+            raise SpecError(f"{where} has no text, or neither digest nor user; use one that saint ledger --record wrote")
         client = row.pop("client", None) or {}
         if model is not None and row.get("digest") and client.get("model") != model:
             continue
@@ -143,7 +146,7 @@ def _read(path: Path, mtime: int, size: int, model: str | None) -> _Replies:
             found.by_text.setdefault((row.get("system") or "", row["user"]), row)
     if not found.by_digest and not found.by_text:
         whose = "no replies" if model is None else f"no replies of model {model!r}"
-        raise SpecError(f"client.path = {str(path)!r}, but it holds {whose}; use a file that record() wrote")
+        raise SpecError(f"client.path = {str(path)!r}, but it holds {whose}; use one that saint ledger --record wrote")
     models = sorted({str(client.get("model")) for client in found.clients})
     if len(models) > 1:
         raise SpecError(
@@ -168,16 +171,21 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     except ValueError as error:  # of JSON, of UTF-8, and ArrowInvalid
         raise SpecError(
             f"client.path = {str(path)!r}, but it is neither JSON lines nor, as *.parquet, Parquet ({error}); "
-            "use a file that record() wrote"
+            "use one that saint ledger --record wrote"
         ) from None
 
 
 def record(journal: Journal, path: Path) -> int:
-    """Write all final replies of a journal to a file that ``Recorded`` replays; how many there are.
+    """Write all final replies of a journal to a new file that ``Recorded`` replays; how many there are.
 
     Parquet when the name ends so, else JSON lines. Prompts are not in it, as they are not in the journal; entries of
-    a time when journals did not tell who was asked are left out.
+    a time when journals did not tell who was asked are left out. Raises ``SpecError`` when there is nothing to write, or
+    something in the way.
     """
+    if path.exists():
+        raise SpecError(f"{path}, but a file is there, and replies in it may be paid for; name one that is new")
+    if not path.absolute().parent.is_dir():
+        raise SpecError(f"{path}, but {path.absolute().parent} is no folder; make it, or name a file elsewhere")
     rows: dict[str, dict[str, Any]] = {}
     for entry, records in journal.entries():
         client = entry.client.get("spec")
@@ -185,6 +193,8 @@ def record(journal: Journal, path: Path) -> int:
             if found["final"]:
                 row = {name: found[name] for name in COLUMNS if name in found}
                 rows.setdefault(found["digest"], {**row, "client": client})
+    if not rows:
+        raise SpecError(f"{path}, but this store holds no answers to record; name the store of a run that asked an LLM")
     ordered = [rows[digest] for digest in sorted(rows)]
     draft = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".parquet":

@@ -141,19 +141,23 @@ class Transformers(Client):
         self, requests: Iterator[Request], runtime: Runtime, progress: Progress
     ) -> Iterator[list[dict[str, Any]]]:
         """The journal's records of answers, a batch at a time, with the device held."""
-        from tasks.devices import guarded
+        from tasks.clients._local_lm import forget
+        from tasks.devices import before_freed, guarded
 
         self.check(runtime)
         with guarded(runtime, progress):
-            lm = self._opened(runtime)
-            for pool in _parts(requests, POOL * self.batch_requests):
-                prompts = sorted((lm.prompt(request) for request in pool), key=lambda p: (p.budget > 0, len(p.token)))
-                full = [p for p in prompts if p.budget < 1]
-                if full:
-                    yield [self._too_long(p, lm) for p in full]
-                for batch in _parts(iter(prompts[len(full) :]), self.batch_requests):
-                    answers = lm.answers(batch, self.max_string_characters)
-                    yield [self._record(p, g) for p, g in zip(batch, answers, strict=True)]
+            before_freed(runtime, forget)
+            yield from self._by(self._opened(runtime), requests)
+
+    def _by(self, lm: LocalLM, requests: Iterator[Request]) -> Iterator[list[dict[str, Any]]]:
+        for pool in _parts(requests, POOL * self.batch_requests):
+            prompts = sorted((lm.prompt(request) for request in pool), key=lambda p: (p.budget > 0, len(p.token)))
+            full = [p for p in prompts if p.budget < 1]
+            if full:
+                yield [self._too_long(p, lm) for p in full]
+            for batch in _parts(iter(prompts[len(full) :]), self.batch_requests):
+                answers = lm.answers(batch, self.max_string_characters)
+                yield [self._record(p, g) for p, g in zip(batch, answers, strict=True)]
 
     def _opened(self, runtime: Runtime) -> LocalLM:
         from tasks.clients._local_lm import opened

@@ -115,9 +115,6 @@ class LatentExamples:
     """Tokens that the decoder row pushes up through the unembedding, with logit; strongest first."""
 
     suppressed: tuple[tuple[str, float], ...] = ()
-    background: dict[str, Any] = field(default_factory=dict)
-    """Corpus-wide facts shared by all latents, such as token counts."""
-
     amplified: Amplified | None = None
     """Only for kinds with ``amplify`` among their ``INPUTS``, and latents that were amplified."""
 

@@ -32,8 +32,6 @@ def ranked_sentences(mined: Path, corpus: Path, latents: Sequence[int]) -> Itera
 
 
 def _ranked(file: Path, first: int, last: int) -> pa.Table:
-    if "split" not in pq.read_schema(file).names:  # nothing fired anywhere
-        return pa.table({name: [] for name in _COLUMNS}, schema=pa.schema([(name, pa.int64()) for name in _COLUMNS]))
     wanted = (pc.field("latent") >= first) & (pc.field("latent") <= last) & (pc.field("split") == "train")
     found = pq.read_table(file, columns=list(_COLUMNS), filters=wanted)
     return found.sort_by([("latent", "ascending"), ("ranking", "ascending"), ("rank", "ascending")])

@@ -71,7 +71,8 @@ def rates(curves: Sequence[Curve], by: str, y: str, name: str, value: str = "sha
         marker, ink = _MARKERS[i % len(_MARKERS)], list(stand_ins)[i]
         line = {"linewidth": 1.2} if by == "quantile" else {"linestyle": ""}
         if value == "share":
-            spread = [[row["share"] - row["low"] for row in rows], [row["high"] - row["share"] for row in rows]]
+            ends = [[row["share"] if row[end] is None else row[end] for row in rows] for end in ("low", "high")]
+            spread = [[abs(end - height) for end, height in zip(side, heights, strict=True)] for side in ends]
             axes.errorbar(x, heights, spread, color=ink, marker=marker, markersize=4, elinewidth=0.9, label=_plain(title), **line)
         else:
             axes.plot(x, heights, color=ink, marker=marker, markersize=4, label=_plain(title), **line)

@@ -120,7 +120,8 @@ def _matrix(analysis: Analysis) -> dict[str, Any]:
 
 
 def accounts(analysis: Analysis) -> dict[str, Any]:
-    """What became of every latent, in explaining and in each scoring: shares of a bar, and the numbers."""
+    """What became of every latent, in explaining and in each scoring: shares of a bar, and the numbers; and
+    which answers are missing where latents were scored."""
     whole = [("explained", analysis["explanations"]), *((s["name"], s["statuses"]) for s in analysis["scorers"])]
     often: dict[str, int] = {}
     for _, statuses in whole:
@@ -133,7 +134,15 @@ def accounts(analysis: Analysis) -> dict[str, Any]:
          "shares": [round(100 * statuses.get(status, 0) / n, 3) for status in order]}
         for name, statuses in whole
     ]  # fmt: skip
-    return {"statuses": [{"name": s.replace("_", " "), "sort": _sort(s)} for s in order], "rows": rows, "n": analysis["n_latents"]}
+    return {"statuses": [{"name": s.replace("_", " "), "sort": _sort(s)} for s in order], "rows": rows, "n": analysis["n_latents"],
+            "missing": [f"{s['name']}: {told}" for s in analysis["scorers"] if (told := _missing(s["own"]["answers"]))]}  # fmt: skip
+
+
+def _missing(answers: Mapping[str, int]) -> str:
+    """How many answers are missing, and why; nothing where all are there."""
+    whys = ", ".join(f"{n:,} {status}" for status, n in answers.items() if status != "ok")
+    n = sum(answers.values())
+    return whys and f"{n - answers.get('ok', 0):,} of {n:,} answers are missing ({whys})"
 
 
 def _sort(status: str) -> str:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, field_validator
 
+from tasks.auroc import auroc
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, Window, printable
 from tasks.kinds import kinds
 from tasks.scorers._choosing import by_group, evenly, generator
-from tasks.scorers._packs import answers_in, ids, packed, probabilities, question, schema
-from tasks.scorers.base import Answer, Bench, Score, Scorer, balanced_accuracy, wilson
+from tasks.scorers._packs import answers_in, ids, packed, probabilities, question, schema, why_not
+from tasks.scorers.base import Answer, Bench, Score, Scorer, balanced_accuracy, trouble, wilson
 from tasks.spec import SpecError
 
 
@@ -126,30 +127,30 @@ class Judged(Scorer):
             from tasks.predicates import holds
 
             assert explanation.predicate is not None
-            ruled = [(holds(explanation.predicate, item.window), None) for item in items]
-            return self.scored(examples.latent, _answers(items, ruled), "ok", items)
+            return self.scored(
+                examples.latent, [_answer(item, holds(explanation.predicate, item.window)) for item in items], items
+            )
         parts = packed(items, self.windows_per_request)
         if len(replies) != len(parts):
             return Score(examples.latent, "no_judge")
-        said: list[tuple[bool | None, float | None]] = []
-        trouble = ""
+        answers: list[Answer] = []
         for reply, part in zip(replies, parts, strict=True):
             found, likely = answers_in(reply), probabilities(reply)
-            for name in ids(len(part)):
-                answer = found.get(name)
-                known = isinstance(answer, bool)
-                said.append((answer, likely.get(name)) if known else (None, None))
-                if not known:
-                    trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
-        return self.scored(examples.latent, _answers(items, said), trouble or "ok", items)
+            for name, item in zip(ids(len(part)), part, strict=True):
+                said = found.get(name)
+                if isinstance(said, bool):
+                    answers.append(_answer(item, said, likely.get(name)))
+                else:
+                    answers.append(_answer(item, None, status=why_not(reply)))
+        return self.scored(examples.latent, answers, items)
 
-    def scored(self, latent: int, answers: Sequence[Answer], trouble: str, items: Sequence[Item]) -> Score:
-        """The score of some judgements. ``trouble`` is its status where a class was left without any."""
+    def scored(self, latent: int, answers: Sequence[Answer], items: Sequence[Item]) -> Score:
+        """The score of some judgements."""
         known = [answer for answer in answers if answer.predicted is not None]
         n, n_positive = len(known), sum(answer.truth for answer in known)
         accuracy = balanced_accuracy(known)
         if accuracy is None:
-            return Score(latent, trouble, n=n, n_positive=n_positive, answers=tuple(answers))
+            return Score(latent, trouble(answers), n=n, n_positive=n_positive, answers=tuple(answers))
         return Score(
             latent, "ok", accuracy.value, accuracy.low, accuracy.high, n, n_positive, n_positive / n, tuple(answers),
             extra=rates(answers),
@@ -179,7 +180,7 @@ def rates(answers: Sequence[Answer]) -> dict[str, Any]:
         "true_positive_rate_by_quantile": {
             str(q): _rate([a for a in known if a.truth and a.quantile == q]) for q in quantiles
         },
-        "auroc": area(known),
+        "auroc": _area(known),
         "n_missing": len(answers) - len(known),
     }
 
@@ -192,19 +193,12 @@ def _rate(answers: Sequence[Answer]) -> dict[str, Any]:
     return {"rate": n_right / len(answers), "low": low, "high": high, "n": len(answers)}
 
 
-def area(answers: Sequence[Answer]) -> float | None:
-    """Area under the receiver operating characteristic of the answers' probabilities: how often a true one has more
-    than a false one, ties counting half. None when a class has none."""
-    yes = sorted(a.probability for a in answers if a.truth and a.probability is not None)
-    no = sorted(a.probability for a in answers if not a.truth and a.probability is not None)
-    if not (yes and no):
-        return None
-    won = sum((p > q) + (p == q) / 2 for p in yes for q in no)
-    return won / (len(yes) * len(no))
+def _area(answers: Sequence[Answer]) -> float | None:
+    likely = {truth: [a.probability for a in answers if a.truth == truth and a.probability is not None] for truth in (True, False)}
+    found = auroc(likely[True], likely[False])
+    return found and found.value
 
 
-def _answers(items: Sequence[Item], said: Sequence[tuple[bool | None, float | None]]) -> list[Answer]:
-    return [
-        Answer(i.window.window_id, i.truth, predicted, i.window.quantile if i.truth else -1, probability, i.group)
-        for i, (predicted, probability) in zip(items, said, strict=True)
-    ]
+def _answer(item: Item, predicted: bool | None, probability: float | None = None, status: str = "ok") -> Answer:
+    quantile = item.window.quantile if item.truth else -1
+    return Answer(item.window.window_id, item.truth, predicted, quantile, probability, item.group, status)

@@ -6,10 +6,10 @@ blind control, differ in nothing else.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from random import Random
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -17,7 +17,8 @@ from pydantic import Field
 from tasks.auroc import auroc
 from tasks.clients.base import Reply
 from tasks.explainers.base import Explanation, LatentExamples, Window
-from tasks.scorers.base import Answer, Bench, Score, Scorer
+from tasks.scorers._choosing import by_group, evenly, generator
+from tasks.scorers.base import Answer, Bench, Score, Scorer, trouble
 
 
 class Measured(Scorer):
@@ -53,8 +54,9 @@ class Measured(Scorer):
     ) -> Score:
         if self.USES_EXPLANATION and explanation.status != "ok":
             return Score(examples.latent, "no_explanation")
-        positive = evenly(examples.test(True), self.n_positive, Random(f"{seed}/{examples.latent}/positive"), by_quantile)
-        negative = evenly(examples.test(False), self.n_negative, Random(f"{seed}/{examples.latent}/negative"), by_group)
+        draw = generator(seed, examples.latent, "windows")
+        positive = evenly(examples.test(True), self.n_positive, draw)
+        negative = by_group(examples.test(False), self.n_negative, {}, draw)
         if min(len(positive), len(negative)) < self.min_windows:
             return Score(examples.latent, "too_few_examples")
         assert bench is not None, "a scorer that measures needs a bench"
@@ -66,11 +68,13 @@ class Measured(Scorer):
 def separation(latent: int, windows: Sequence[Window], values: Sequence[float | None]) -> Score:
     """How well some numbers part activating windows from others, and from each kind of others.
 
-    Answers hold the number of each window as ``probability``, and predict nothing: where yes begins is not known.
+    Answers hold the number of each window as ``probability``, and predict nothing: where yes begins is not known. What is
+    not finite is missing.
     """
+    numbers = [float(value) if value is not None and math.isfinite(value) else None for value in values]
     answers = tuple(
-        Answer(w.window_id, w.activating, None, w.quantile, None if v is None else float(v), w.group)
-        for w, v in zip(windows, values, strict=True)
+        Answer(w.window_id, w.activating, None, w.quantile, v, w.group, "missing" if v is None else "ok")
+        for w, v in zip(windows, numbers, strict=True)
     )
     known = [(a, a.probability) for a in answers if a.probability is not None]
     positive = [value for answer, value in known if answer.truth]
@@ -81,35 +85,11 @@ def separation(latent: int, windows: Sequence[Window], values: Sequence[float | 
     negative = [value for values in others.values() for value in values]
     n, whole = len(known), auroc(positive, negative)
     if whole is None:
-        return Score(latent, "missing", n=n, n_positive=len(positive), answers=answers)
+        return Score(latent, trouble(answers), n=n, n_positive=len(positive), answers=answers)
     parts = {group: auroc(positive, some) for group, some in sorted(others.items())}
     means = {"mean_positive": statistics.fmean(positive), "mean_negative": statistics.fmean(negative)}
-    by_group = {group: part.value for group, part in parts.items() if part is not None}
+    areas = {group: part.value for group, part in parts.items() if part is not None}
     return Score(
         latent, "ok", *whole, n=n, n_positive=len(positive), base_rate=len(positive) / n, answers=answers,
-        extra={**means, "auroc_by_group": by_group, "n_missing": len(answers) - n},
+        extra={**means, "auroc_by_group": areas, "n_missing": len(answers) - n},
     )  # fmt: skip
-
-
-def by_quantile(window: Window) -> Hashable:
-    return window.quantile
-
-
-def by_group(window: Window) -> Hashable:
-    return window.group
-
-
-def evenly(windows: Sequence[Window], n: int, draw: Random, layer: Callable[[Window], Hashable]) -> list[Window]:
-    """At most ``n`` different windows, as many of each layer as can be."""
-    layers: dict[Hashable, list[Window]] = defaultdict(list)
-    for window in {w.window_id: w for w in windows}.values():
-        layers[layer(window)].append(window)
-    order = sorted(layers, key=str)
-    for name in order:
-        draw.shuffle(layers[name])
-    taken: list[Window] = []
-    while len(taken) < n and any(layers.values()):
-        for name in draw.sample(order, len(order)):
-            if layers[name] and len(taken) < n:
-                taken.append(layers[name].pop())
-    return taken

@@ -69,6 +69,11 @@ def answers_in(reply: Reply) -> dict[str, Any]:
     return {name: value for name, value in found[0].items() if value is not _TWICE}
 
 
+def why_not(reply: Reply) -> str:
+    """The status of an answer that a reply does not hold."""
+    return "unparsable" if reply.status == "ok" else reply.status
+
+
 _TWICE = object()
 _TRIES = 100
 """Braces looked behind: a reply of braces alone would take time that grows with the square of its length."""
@@ -158,7 +163,7 @@ def probabilities(reply: Reply) -> dict[str, float]:
             for literal in mass:
                 if word and (literal.startswith(word) or word.startswith(literal)):
                     mass[literal] += p
-        if sum(mass.values()) > 0:
+        if 0 < sum(mass.values()) < math.inf:
             found[name] = mass["true"] / sum(mass.values())
     return found
 

@@ -56,11 +56,14 @@ def interval(active: Sequence[Simulated], silent: Sequence[Simulated], draw: Ran
 
     Percentiles, expanded for small samples (Hesterberg 2015, "What teachers should know about the bootstrap", section
     5.2): with 20 windows of each class it holds the truth in 88% to 95% of draws. Of a constant simulation every draw
-    is 0, which is no knowledge, so that the interval is Fisher's of as many observations as there are active windows.
+    is 0, which is no knowledge, so that the interval is Fisher's of as many observations as there are active windows; and
+    of one active window every draw has the same, so that nothing is known at all.
     """
     parts = [np.array([w.sums() for w in part]) for part in (active, silent) if part]
     value = float(_correlation(np.concatenate(parts).sum(0)))
     n = len(active) or len(silent)
+    if n == 1:
+        return -1.0, 1.0
     if value == 0:
         half = math.tanh(_Z / math.sqrt(max(1, n - 3)))
         return -half, half

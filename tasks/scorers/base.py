@@ -34,6 +34,9 @@ class Answer:
     group: str = ""
     """The window's: which sort of non-activating windows is told apart how well."""
 
+    status: str = "ok"
+    """Why there is no answer: ``unparsable``, or the status of the reply; ``missing`` where a measure gave no number."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -41,8 +44,8 @@ class Score:
 
     latent: int
     status: str
-    """``ok``, ``no_explanation``, ``no_judge``, ``too_few_examples``, ``unparsable``, or the status of the replies
-    when none could be read (``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``)."""
+    """``ok``, ``no_explanation``, ``no_judge``, ``too_few_examples``, or where too few answers are left, the status of the
+    first that is missing (``unparsable``, ``refused``, ``truncated``, ``errored``, ``expired``, ``canceled``, ``missing``)."""
 
     value: float | None = None
     """In the scorer's ``METRIC``: the more the better; a scorer of no worth comes to ``CHANCE``."""
@@ -58,6 +61,11 @@ class Score:
 
     answers: tuple[Answer, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def trouble(answers: Sequence[Answer]) -> str:
+    """The status of a score for which some answers do not suffice."""
+    return next((answer.status for answer in answers if answer.status != "ok"), "too_few_examples")
 
 
 class Bench:

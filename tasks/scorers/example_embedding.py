@@ -7,14 +7,14 @@ latent an embedder can see at all, which bounds what any explanation can earn be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from tasks.explainers.base import Explanation, LatentExamples, Window, printable
 from tasks.lm.embedder import EmbedderSpec
-from tasks.scorers._measuring import Measured, by_group, by_quantile, evenly
+from tasks.scorers._choosing import by_group, evenly, generator
+from tasks.scorers._measuring import Measured
 from tasks.scorers.base import Bench
 
 
@@ -36,9 +36,9 @@ class ExampleEmbedding(Measured, EmbedderSpec):
     def measure(
         self, windows: Sequence[Window], explanation: Explanation, examples: LatentExamples, seed: int, bench: Bench
     ) -> Sequence[float | None]:
-        draw = Random(f"{seed}/{examples.latent}/examples")
-        positive = evenly(examples.train(True), self.n_examples, draw, by_quantile)
-        negative = evenly(examples.train(False), self.n_examples, draw, by_group)
+        draw = generator(seed, examples.latent, "examples")
+        positive = evenly(examples.train(True), self.n_examples, draw)
+        negative = by_group(examples.train(False), self.n_examples, {}, draw)
         if min(len(positive), len(negative)) < self.min_windows:
             return []
         model = bench.once(self.embedder, lambda: self.open_embedder(bench.runtime))

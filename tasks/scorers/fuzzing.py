@@ -67,8 +67,8 @@ class Fuzzing(Judged):
             for w, marks, right in self.marked(examples, seed)
         ]
 
-    def scored(self, latent: int, answers: Sequence[Answer], trouble: str, items: Sequence[Item]) -> Score:
-        found = super().scored(latent, answers, trouble, items)
+    def scored(self, latent: int, answers: Sequence[Answer], items: Sequence[Item]) -> Score:
+        found = super().scored(latent, answers, items)
         if found.value is not None:
             found.extra["cue_only"] = cue_only([Marked(i.window, i.marks, i.truth) for i in items])
         return found

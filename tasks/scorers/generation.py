@@ -8,12 +8,14 @@ which pass wherever only found windows are judged. The blind control is texts wr
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from artifacts.keys import digest_of
 from tasks.clients.base import Reply, Request
-from tasks.explainers.base import Explanation, LatentExamples, one_line, printable
+from tasks.explainers.base import Explanation, LatentExamples, last_object, one_line, printable
 from tasks.scorers.base import Answer, Bench, Score, Scorer, wilson
 
 SYSTEM = """\
@@ -44,7 +46,7 @@ class Generation(Scorer):
 
     METRIC: ClassVar[str] = "share that activate"
     CHANCE: ClassVar[float] = 0.0
-    """Of a latent that is silent nearly everywhere; ``base_rate`` says what this one does in texts at random."""
+    """Of a latent that is silent nearly everywhere; ``extra["chance"]`` says what this one does in texts at random."""
 
     INPUTS: ClassVar[frozenset[str]] = frozenset({"lm", "sae"})
     kind: Literal["generation"] = "generation"
@@ -97,14 +99,14 @@ class Generation(Scorer):
         measured = [
             (text, float(one.largest_L[0]), len(one.token_id))
             for text, one in zip(texts, found, strict=True)
-            if len(one.token_id)
+            if len(one.token_id) and math.isfinite(one.largest_L[0])
         ]
         if not measured:
             return Score(examples.latent, "unparsable", extra={"n_missing": self.n_texts})
         strengths = [largest / examples.max_value for _, largest, _ in measured]
         answers = tuple(
-            Answer(f"text/{i}", True, strength > self.threshold, probability=strength, group="written")
-            for i, strength in enumerate(strengths)
+            Answer(f"text/{digest_of(text.encode())[:16]}", True, s > self.threshold, probability=s, group="written")
+            for (text, *_), s in zip(measured, strengths, strict=True)
         )
         n, n_fired = len(answers), sum(bool(answer.predicted) for answer in answers)
         # were its firings spread at random, so many texts of these lengths would have one
@@ -112,21 +114,21 @@ class Generation(Scorer):
         return Score(
             examples.latent, "ok", n_fired / n, *wilson(n_fired, n), n, n, by_chance, answers,
             extra={
-                "texts": self._kept([text for text, *_ in measured], strengths), "density": examples.density,
+                "chance": by_chance, "texts": self._kept([text for text, *_ in measured], strengths), "density": examples.density,
                 "mean_strength": sum(strengths) / n, "n_missing": self.n_texts - n,
             },
         )  # fmt: skip
 
     def texts(self, reply: Reply) -> list[str] | None:
         """The different texts of a reply that are not blank, at most as many as were asked for; None without any."""
-        try:
-            texts = reply.json()["texts"]
-        except (ValueError, KeyError, TypeError):
-            return None
-        if not isinstance(texts, list):
-            return None
-        cut = [printable(text.strip()[: self.max_characters]) for text in texts if isinstance(text, str)]
-        return list(dict.fromkeys(text for text in cut if text))[: self.n_texts] or None
+        found = last_object(reply.text, lambda found: bool(self._different(found)))
+        return None if found is None else self._different(found)
+
+    def _different(self, found: Any) -> list[str]:
+        texts = found.get("texts") if isinstance(found, dict) else None
+        said = texts if isinstance(texts, list) else []
+        cut = [printable(text.strip()[: self.max_characters]) for text in said if isinstance(text, str)]
+        return list(dict.fromkeys(text for text in cut if text))[: self.n_texts]
 
     def _kept(self, texts: list[str], strengths: list[float]) -> list[dict[str, Any]]:
         ordered = sorted(zip(strengths, texts, strict=True), key=lambda one: -one[0])

@@ -15,8 +15,8 @@ from pydantic import Field
 from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, printable
 from tasks.scorers._choosing import generator
-from tasks.scorers._packs import packed
-from tasks.scorers.base import Answer, Bench, Score, Scorer, wilson
+from tasks.scorers._packs import answers_in, packed, why_not
+from tasks.scorers.base import Answer, Bench, Score, Scorer, trouble, wilson
 
 SYSTEM = """\
 A language model continued some beginnings twice: once as it is, once with a push towards what a description describes. \
@@ -103,17 +103,16 @@ class Intervention(Scorer):
         if len(replies) != len(parts):
             return Score(examples.latent, "no_judge")
         answers: list[Answer] = []
-        trouble = ""
         for reply, part in zip(replies, parts, strict=True):
             told = _told(reply)
-            if not told:
-                trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
             for i, (*_, truth) in enumerate(part):
-                answers.append(Answer(f"pair/{len(answers)}", truth, told.get(str(i + 1)), group="pair"))
+                said = told.get(str(i + 1))
+                status = why_not(reply) if said is None else "ok"
+                answers.append(Answer(f"pair/{len(answers)}", truth, said, group="pair", status=status))
         known = [answer for answer in answers if answer.predicted is not None]
         n, n_positive = len(known), sum(answer.truth for answer in known)
         if not known:
-            return Score(examples.latent, trouble or "unparsable", answers=tuple(answers))
+            return Score(examples.latent, trouble(answers), answers=tuple(answers))
         n_right = sum(answer.truth == answer.predicted for answer in known)
         amplified = examples.amplified
         assert amplified is not None
@@ -144,12 +143,4 @@ def _schema(n: int) -> dict[str, Any]:
 
 def _told(reply: Reply) -> dict[str, bool]:
     """By the number of a pair, whether the second was taken for the steered one; nothing for answers of other words."""
-    if reply.status != "ok":
-        return {}
-    try:
-        answers = reply.json()["answers"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    if not isinstance(answers, dict):
-        return {}
-    return {number: choice == "second" for number, choice in answers.items() if choice in ("first", "second")}
+    return {number: said == "second" for number, said in answers_in(reply).items() if said in ("first", "second")}

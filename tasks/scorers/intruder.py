@@ -17,8 +17,8 @@ from tasks.clients.base import Reply, Request
 from tasks.explainers.base import Explanation, LatentExamples, Window
 from tasks.scorers._choosing import by_group, generator
 from tasks.scorers._marks import Marks, active, with_marks
-from tasks.scorers._packs import answers_in, ids, packed, question, schema
-from tasks.scorers.base import Answer, Bench, Score, Scorer, wilson
+from tasks.scorers._packs import answers_in, ids, packed, question, schema, why_not
+from tasks.scorers.base import Answer, Bench, Score, Scorer, trouble, wilson
 
 SYSTEM = """\
 You solve puzzles. Each puzzle holds some passages of text with marked pieces. In all of them but one, the marked pieces, \
@@ -144,22 +144,21 @@ class Intruder(Scorer):
         parts = packed(puzzles, self.puzzles_per_request)
         if len(replies) != len(parts):
             return Score(examples.latent, "no_judge")
-        answers, trouble = [], ""
+        answers: list[Answer] = []
         for reply, part in zip(replies, parts, strict=True):
             found = answers_in(reply)
             for name, puzzle in zip(ids(len(part)), part, strict=True):
                 said = found.get(name)
-                window = puzzle.shown[puzzle.intruder][0]
+                window = puzzle.shown[puzzle.intruder][0]  # of an earlier puzzle too, where there are few
                 legible = isinstance(said, int) and not isinstance(said, bool) and 1 <= said <= len(puzzle.shown)
                 right = said == puzzle.intruder + 1 if legible else None
-                answers.append(Answer(window.window_id, True, right, puzzle.quantile, None, window.group))
-                if not legible:
-                    trouble = trouble or (reply.status if reply.status != "ok" else "unparsable")
+                name, status = f"{window.window_id}/{len(answers)}", "ok" if legible else why_not(reply)
+                answers.append(Answer(name, True, right, puzzle.quantile, None, window.group, status))
         known = [answer for answer in answers if answer.predicted is not None]
         n, n_right = len(known), sum(bool(answer.predicted) for answer in known)
         chance = 1 / self.windows_per_puzzle
         if not n:
-            return Score(examples.latent, trouble, answers=tuple(answers), extra={"chance": chance})
+            return Score(examples.latent, trouble(answers), answers=tuple(answers), extra={"chance": chance})
         low, high = wilson(n_right, n)
         quantiles = sorted({a.quantile for a in known})
         shares = {str(q): [a.predicted for a in known if a.quantile == q] for q in quantiles}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from tasks.scorers._judging import Item, rates
-from tasks.scorers.base import Answer, Score, wilson
+from tasks.scorers.base import Answer, Score, trouble, wilson
 from tasks.scorers.detection import Detection
 
 
@@ -26,12 +26,12 @@ class Recall(Detection):
     """Of an explanation that fits nothing; where any silent window was judged, what was recognised there takes its
     place."""
 
-    def scored(self, latent: int, answers: Sequence[Answer], trouble: str, items: Sequence[Item]) -> Score:
+    def scored(self, latent: int, answers: Sequence[Answer], items: Sequence[Item]) -> Score:
         known = [answer for answer in answers if answer.predicted is not None]
         positive = [answer for answer in known if answer.truth]
         n, n_positive = len(known), len(positive)
         if not positive:
-            return Score(latent, trouble, n=n, answers=tuple(answers))
+            return Score(latent, trouble(answers), n=n, answers=tuple(answers))
         n_found = sum(bool(answer.predicted) for answer in positive)
         low, high = wilson(n_found, n_positive)
         extra = rates(answers)

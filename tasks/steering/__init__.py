@@ -4,7 +4,7 @@
     (prompt,) = subject.prompts(["I think that"])
     rows = [Row(prompt), Row(prompt, (Push(17, 2.0, max_value),))]          # as it is; latent 17 at twice its largest
     untouched, steered = subject.continuations(rows, 40, seed=0)            # in one batch, with the same draws
-    effect(subject, [prompt], [Push(17, 2.0, max_value)])                   # KL, tokens raised and lowered
+    tuned_strengths(subject, [Push(17, 0.0, max_value)], [[prompt]], 0.5)   # how strong, for a KL divergence of half a nat
     fired(subject, [steered], [17])                                         # where latents fire in a text
 
 Modules: ``push`` (what is added where), ``subject`` (next tokens, continuations, streams), ``sampling`` (draws),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tasks.lazy import torch
 from tasks.steering.push import Positions, Push, Row
@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
 Change = tuple[str, float]
 """Text of a token, and by how much its probability rises or falls, mean over prompts."""
-
-
-class Effect(NamedTuple):
-    """The next token of some prompts, with and without a push."""
-
-    kl: float
-    """Mean over prompts of the KL divergence in nats; see ``kl``."""
-
-    raised: tuple[Change, ...]
-    """Tokens whose probability rises, most first."""
-
-    lowered: tuple[Change, ...]
-    """Tokens whose probability falls, most first; the numbers are negative."""
 
 
 def kl(log_p_PV: Tensor, log_q_PV: Tensor) -> Tensor:
@@ -48,16 +35,6 @@ def changes(log_p_PV: Tensor, log_q_PV: Tensor, texts: Sequence[str], n: int) ->
     raised = zip(up.values.tolist(), up.indices.tolist(), strict=True)
     lowered = zip(down.values.tolist(), down.indices.tolist(), strict=True)
     return tuple((texts[i], v) for v, i in raised if v > 0), tuple((texts[i], -v) for v, i in lowered if v > 0)
-
-
-def effect(
-    subject: Subject, prompts: Sequence[Context], pushes: Sequence[Push], positions: Positions = "all", n: int = 10
-) -> Effect:
-    """What some pushes, together, do to the token after each prompt."""
-    rows = [Row(prompt) for prompt in prompts] + [Row(prompt, tuple(pushes)) for prompt in prompts]
-    log_p_PV, log_q_PV = subject.next_log_probs(rows, positions).chunk(2)
-    mean = float(kl(log_p_PV, log_q_PV).mean())
-    return Effect(mean, *changes(log_p_PV, log_q_PV, subject.lm.token_strings(), n))
 
 
 def tuned_strengths(

@@ -83,6 +83,7 @@ def test_a_right_explanation_scores_above_a_wrong_one_and_both_lie_in_their_inte
         for found in (right, wrong):
             assert (found.latent, found.status) == (latent, "ok")
             assert least <= found.low <= found.value <= found.high <= most and found.n > 0
+            assert {answer.status for answer in found.answers} == {"ok"}
         if scorer(kind).USES_EXPLANATION:
             assert right.value > wrong.value
         else:
@@ -130,6 +131,8 @@ def test_a_judgement_that_fails_is_missing_and_never_wrong(kind, bad):
     if len(replies) > 1:
         assert part.value == pytest.approx(whole.value, abs=0.01)  # one wrong answer costs more
         assert sum(a.predicted is None for a in part.answers) == whole.n - part.n
+        why = "expired" if bad.status == "expired" else "unparsable"
+        assert {a.status for a in part.answers if a.predicted is None} == {why}
     none = one.score([bad] * len(replies), said(0), examples, 0, bench())
     assert none.value is None and none.status in ("expired", "unparsable")
 

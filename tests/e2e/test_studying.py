@@ -167,6 +167,13 @@ def test_what_is_needed_and_cannot_be_made_again_is_named(copied):
     assert said.startswith("corpus/") and "is needed, but neither it nor its recipe is in this store any more" in said
 
 
+def test_some_latents_of_explanations_that_there_are_can_be_scored_and_a_range_beyond_the_end_is_refused(lab, built):
+    lab.saint("score", built[2], "latents=0:7", "score.seed=9")
+    (made,) = [a for a in lab.of("score") if lab.store.find(a).spec.get("latents") == "0:7"]
+    assert lab.store.find(made).summary["n"] == 7
+    assert "score.latents = '0:100000', but the SAE has latents 0 to" in lab.refused("score", built[2], "latents=0:100000")
+
+
 def test_an_sae_without_its_captures_is_explained_from_windows_that_there_are(copied):
     name = sae(copied)
     lost(copied, "capture", "normalise", *set(WINDOWS) - {"mine"}, "corpus")
@@ -183,7 +190,7 @@ def test_an_sae_without_its_captures_is_explained_from_windows_that_there_are(co
 @pytest.mark.parametrize(("arguments", "message"), [
     (["explain", "SAE", "sae.k=5"], "sae.k=5, but train/.* is made already and has its own; leave it out"),
     (["explain", "SAE", "lm=gpt2"], "lm=gpt2, but train/"),
-    (["score", "EXPLAIN", "latents=0:3"], "explain.latents=0:3, but explain/.* is made already"),
+    (["score", "EXPLAIN", "explain.latents=0:3"], "explain.latents=0:3, but explain/.* is made already"),
     (["explain", "SAE", "latents=[128]"], "but the SAE has latents 0 to 127; leave out 128"),
     (["explain", "SAE", "latents=200:300"], "but the SAE has latents 0 to 127"),
     (["explain", "SAE", "latents=some"], "a choice of latents is all, a range"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from artifacts import ledger
 from artifacts.journal import Journal
-from tasks.clients import _batches_api
+from tasks.clients import _pace
 from tasks.clients.base import Reply, Request
 from tasks.progress import Progress
 from tasks.spec import Runtime
@@ -30,6 +32,17 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+class Watched(Progress):
+    """Looks at something whenever a batch is looked at."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look, self.n_looks = look, 0
+
+    def advanced(self, bar: Any) -> None:
+        self.n_looks += 1
+        self.look()
 
 
 def shown(params: dict[str, Any]) -> str:
@@ -57,6 +70,12 @@ class Side:
     def canceled(self) -> dict[str, Any]:
         return self.words.CANCELED
 
+    @property
+    def counts(self) -> dict[str, str]:
+        """What the API calls its counts of tokens."""
+        claude = {"in": "input_tokens", "out": "output_tokens"}
+        return claude if self.kind == "anthropic_batch" else {"in": "prompt_tokens", "out": "completion_tokens"}
+
     def server(self, **switches: Any) -> Any:
         served = {"anthropic_batch": fake_anthropic.FakeAnthropic, "openai_batch": fake_openai_batches.FakeOpenAIBatches}
         return served[self.kind](**{"answer": lambda params: "{}", **switches})
@@ -68,6 +87,28 @@ class Side:
         """All replies to ``n`` questions, which go out in batches of two."""
         runtime = Runtime(base_url=api.url, poll_seconds=0.02, **limits)
         return list((client or self.client()).answer(questions(n), Journal(root), runtime, notes or Progress()))
+
+    def distort(self, api: Any, text: str, odd: dict[str, Any]) -> None:
+        """Have the server put its answers to questions with a text oddly: ``usage`` (with ``in`` and ``out``) or
+        ``content``. It is paid as always."""
+        claude, lines = self.kind == "anthropic_batch", api.lines
+        usage = odd.get("usage")
+        usage = {self.counts[name]: n for name, n in usage.items()} if isinstance(usage, dict) else usage
+
+        def spoilt(batch: Any, *a: Any) -> list[bytes]:
+            asked = {r["custom_id"]: shown(r["params" if claude else "body"]) for r in batch.requests}
+            found = [json.loads(line) for line in lines(batch, *a)]
+            for line in found:
+                if text in asked[line["custom_id"]]:
+                    answer = line["result"]["message"] if claude else line["response"]["body"]
+                    message = answer if claude else answer["choices"][0]["message"]
+                    if "usage" in odd:
+                        answer["usage"] = usage
+                    else:
+                        message["content"] = odd["content"]
+            return [json.dumps(line).encode() + b"\n" for line in found]
+
+        api.lines = spoilt
 
     def server_usd(self, api: Any) -> float:
         """What the server was paid, by its own count of tokens."""
@@ -121,6 +162,12 @@ def assert_settled(side: Side, api: Any, root: Path, replies: list[Reply], n: in
     assert final == dict.fromkeys(digests, 1)
 
 
+def assert_on_the_bill(side: Side, api: Any, root: Path) -> None:
+    """Neither the ledger nor the limit knows of fewer dollars than the server took."""
+    told = sum(row["usd"] + row["possibly_usd"] for row in ledger.rows(Journal(root)))
+    assert 0 < side.server_usd(api) <= min(told, Journal(root).spent_usd) * (1 + 1e-12)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """A key, and no long waits."""
@@ -128,4 +175,4 @@ def quick(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(_batches_api, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 0.02)

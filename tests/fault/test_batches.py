@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _batches_api, _exchange
+from tasks.clients import _anthropic_batches, _batches_api, _pace
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.clients.base import ClientError, Request
 from tasks.progress import Progress
@@ -47,7 +47,7 @@ def _key(monkeypatch):
     for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_CONFIG_DIR", "ANTHROPIC_CUSTOM_HEADERS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setattr(_batches_api, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_results_that_are_no_longer_kept_are_asked_for_again_and_said_to_be(tmp_
 
 
 def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(_exchange, "MOST_BYTES", 900)
+    monkeypatch.setattr(_anthropic_batches.BatchesAPI, "MOST_BYTES", 900)
     with FakeAnthropic(answer=lambda params: "{}") as api:
         assert len(ask(api, tmp_path)) == 5 and answers_only(api)
         sizes = [len(json.dumps({"requests": batch.requests})) for batch in api.batches.values()]
@@ -368,7 +368,7 @@ def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path):
     notes = Notes()
     with FakeAnthropic(answer=lambda params: "{}") as api:
         with pytest.raises(
-            ClientError, match=r"runtime.max_usd = 1e-05, but 5 .* \$0.0\d+ .*; set runtime.max_usd=0.01 "
+            ClientError, match=r"runtime.max_usd = 1e-05, but 5 .* \$0.0\d+ .*; set runtime.max_usd=0.01, "
         ):
             ask(api, tmp_path, notes=notes, max_usd=0.00001)
         assert not api.batches and any("at most $0.0" in line for line in notes.lines)
@@ -377,9 +377,9 @@ def test_nothing_is_sent_that_may_cost_more_than_the_limit(tmp_path):
 def test_what_was_spent_before_counts_towards_the_limit(tmp_path):
     client = AnthropicBatch()
     with FakeAnthropic(answer=lambda params: succeeded("{}", usage={"output_tokens": 64})) as api:
-        whole = client.estimate(questions(5)).usd
+        whole = client.foreseen(questions(5))[1]
         first = sum(reply.usage.usd for reply in ask(api, tmp_path, n=4))
-        left = client.estimate(questions(5)[4:]).usd
+        left = client.foreseen(questions(5)[4:])[1]
         with pytest.raises(ClientError, match="is spent"):
             ask(api, tmp_path, n=5, max_usd=first + left * 0.9)
         assert len(ask(api, tmp_path, n=5, max_usd=first + left * 1.01)) == 5 and first + left <= whole
@@ -387,7 +387,7 @@ def test_what_was_spent_before_counts_towards_the_limit(tmp_path):
 
 def test_stages_at_once_share_one_limit_though_nothing_is_paid_yet(tmp_path):
     client = AnthropicBatch()
-    cap = client.estimate(questions(5)).usd * 1.01
+    cap = client.foreseen(questions(5))[1] * 1.01
     with FakeAnthropic(answer=lambda params: "{}", polls_until_ended=10**9) as api:
         runtime = Runtime(base_url=api.url, poll_seconds=0.02, max_usd=cap)
         stuck = client.answer(questions(3), Journal(tmp_path), runtime, Stop(after=2))

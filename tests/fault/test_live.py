@@ -167,11 +167,37 @@ def test_an_answer_that_never_comes_is_given_up_in_time_and_may_have_been_paid_f
 
 
 def test_tries_that_are_used_up_are_a_status_and_the_next_command_asks_again(world):
-    world.fault(*[status(529, message="overloaded")] * 4)
+    world.fault(*[status(529, {"server": "x"}, message="overloaded")] * 4)
     (reply,) = world.ask(n=1, client=world.client(tries=4))
     assert reply.status == "errored" and "overloaded" in reply.detail and "4 tries" in reply.detail
     assert world.ledger["possibly_usd"] == 0.0
     assert [r.status for r in world.ask(n=1)] == ["ok"]
+
+
+def test_a_server_that_is_busy_is_waited_for_longer_than_tries_last(world):
+    world.fault(*[status(429, {"server": "x"}), status(503), status(529)] * 5)
+    notes = Notes()
+    assert [r.status for r in world.ask(n=3, notes=notes, client=world.client(tries=2))] == ["ok"] * 3
+    assert sum("is busy (429" in line for line in notes.lines) == 1 and world.ledger["possibly_usd"] == 0.0
+
+
+def test_a_server_that_is_busy_without_end_is_waited_for_no_longer_than_our_patience(world, monkeypatch):
+    monkeypatch.setattr(_pace, "PATIENCE_SECONDS", 0.5)
+    world.fault(*[status(429, {"retry-after": "600"})] * 5000)
+    began = time.monotonic()
+    with pytest.raises(ClientError, match="requests in a row came to nothing .*give the same command later"):
+        world.ask(n=100)
+    assert 0.5 < time.monotonic() - began < 10 and world.ledger["possibly_usd"] == 0.0
+
+
+def test_an_end_is_not_held_up_by_what_a_busy_server_asked_for(world, monkeypatch):
+    monkeypatch.setattr(_pace, "LONGEST_WAIT_SECONDS", 600.0)
+    world.api.seconds = 0.2
+    world.fault(status(429, {"retry-after": "600"}), status(401))
+    began = time.monotonic()
+    with pytest.raises(ClientError, match="set a valid key"):
+        world.ask(n=2)
+    assert time.monotonic() - began < 20
 
 
 def test_a_request_that_is_wrong_spoils_no_other(world):

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from artifacts.journal import Journal
-from tasks.clients import _exchange, _openai_batches
+from tasks.clients import _openai_batches
 from tasks.clients.base import ClientError, Request, TokenLogprobs
 from tasks.clients.openai_batch import OpenAIBatch
 from tasks.prices import Price
@@ -99,15 +99,6 @@ def test_half_sent_results_of_an_expired_batch_are_not_taken_for_unpaid(tmp_path
         assert_settled(side, api, tmp_path, replies, 5)
 
 
-def test_results_that_somebody_deleted_are_asked_for_again_and_said_to_be(tmp_path):
-    notes = Notes()
-    with side.server() as api:
-        api.fault("results", status(404))
-        replies = side.ask(api, tmp_path, notes=notes)
-        assert {reply.status for reply in replies} == {"ok"}
-        assert any("no longer kept" in line for line in notes.lines)
-
-
 def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(_openai_batches.OpenAIBatchesAPI, "MOST_BYTES", 1400)
     sizes = []
@@ -117,7 +108,6 @@ def test_a_batch_is_never_larger_than_the_api_takes(tmp_path, monkeypatch):
         replies = side.ask(api, tmp_path, client=side.client(batch_requests=100))
         assert_settled(side, api, tmp_path, replies, 5)
     assert len(sizes) > 1 and max(sizes) <= 1400 < sum(sizes)
-    assert _exchange.MOST_BYTES > _openai_batches.OpenAIBatchesAPI.MOST_BYTES
 
 
 def test_log_probabilities_come_back_and_stay_in_the_journal(tmp_path):
@@ -138,6 +128,13 @@ def test_log_probabilities_come_back_and_stay_in_the_journal(tmp_path):
             assert reply.logprobs == (TokenLogprobs("{}", -0.25, {"{}": -0.25, "no": -1.5}),)
     (body,) = asked
     assert body["logprobs"] is True and body["top_logprobs"] == 20  # the most that the API gives
+
+
+def test_only_what_is_not_held_to_a_schema_is_bared(tmp_path):
+    for structured, text in (("none", '{"a": 1}'), ("json_schema", '```\n{"a": 1}\n```')):
+        with side.server(answer=lambda body: '```\n{"a": 1}\n```') as api:
+            replies = side.ask(api, tmp_path, client=side.client(structured=structured))
+            assert {reply.text for reply in replies} == {text}
 
 
 def test_what_is_asked_is_in_the_apis_words():

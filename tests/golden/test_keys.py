@@ -9,7 +9,7 @@ from flows.config import composed, pipeline
 from flows.recipes import recipes
 
 KEYS = {
-    "analyse": "a17e12b90c2a346b657bc29a4a18cf02f3cd52b454903f94de154dc5b427021f",
+    "analyse": "14305436c0d368a36c7cf72513b13b5d12091c35e8308b1fd24081bf260c631d",
     "capture": "6f0c7badd970cf520f34533a9d4c07f0a85ed434cd7a9aebac1418722d56ba61",
     "corpus": "c63c771c0cc9d0935a1697b13cd0b76d720d72a86326fc2f8d35b992a9c9b847",
     "encode": "a3ad0e32dfad61ab51ddc21b647893c54695970292147602b12f06a30e9d6049",
@@ -18,8 +18,8 @@ KEYS = {
     "lm": "536b8965819596842d0efaadf3ed45179c116e0415c8355edce9ac79920d5775",
     "mine": "faa806368cccba10d0bb34c341381f617024ccb7751fbb0f0995f03a4e3280cf",
     "normalise": "b4c7e38afe70b5819725cea606e511c569c7749bb638f746492c55c252c2aa88",
-    "report": "42a1d99b2c676bb0cf6d4cb9955b4efca8f86352d0d14035fb9868f030b53336",
-    "score/detection": "f530a47a8b5d1b7e0cb96b65ce970a03e0491c04a2e03f6bbae774d6e966dfec",
+    "report": "0142fbc5eb74508c024bca30a988bf6a5675580acb6fdfdbc298b4505d62591c",
+    "score/detection": "67a2452ed5ca12bc2ffed2c069858c7a25680f1e047339a3e4f8fdd52dd3e56c",
     "train": "6e7fe57905fa08801c4e2c012ec4d4dbdc6e1c1f2dbf3f77751bd6f65b57ba5b",
 }
 

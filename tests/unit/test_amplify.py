@@ -26,12 +26,12 @@ from tasks.scorers.generation import Generation
 from tasks.scorers.intervention import Intervention
 from tasks.spec import Runtime, Spec, SpecError
 from tasks.stage import Job, Summary, stage
-from tasks.steering.effects import effect
 from tasks.steering.push import Push
 from tests import subjects
 from tests.fake_anthropic import FakeAnthropic
 from tests.making import make
 from tests.planted import CANARY, WORDS, knowing, latent_examples, world
+from tests.subjects import effect
 
 PLANTED = ("the", "it was", "of a", "then some")
 
@@ -180,8 +180,22 @@ def test_texts_with_the_word_activate_and_others_do_not():
     found = generated(["the cat", "a cat by the", "river of a", "it was"])
     assert (found.value, found.n, found.status) == (0.5, 4, "ok") and found.low < 0.5 < found.high
     assert [a.predicted for a in found.answers] == [True, True, False, False]
-    assert found.base_rate == pytest.approx(1 - (0.99**2 + 0.99**4 + 0.99**3 + 0.99**2) / 4)
+    assert found.extra["chance"] == found.base_rate == pytest.approx(1 - (0.99**2 + 0.99**4 + 0.99**3 + 0.99**2) / 4)
     assert found.extra["n_missing"] == 6 and found.extra["texts"][0]["strength"] > 0.1 > found.extra["texts"][1]["strength"]
+
+
+def test_a_text_on_which_the_model_overflows_is_missing(monkeypatch):
+    import tasks.steering.firing
+
+    def overflowing(*given):
+        found = list(fired(*given))
+        return [found[0]._replace(value_TL=found[0].value_TL * float("nan")), *found[1:]]
+
+    fired = tasks.steering.firing.fired
+    monkeypatch.setattr(tasks.steering.firing, "fired", overflowing)
+    found = generated(["the cat", "a cat"])
+    assert (found.value, found.n, found.extra["n_missing"]) == (1.0, 1, 9)
+    json.dumps(found.extra, allow_nan=False)
 
 
 def test_a_latent_that_fires_too_weakly_does_not_count():
@@ -196,6 +210,26 @@ def test_a_latent_that_fires_too_weakly_does_not_count():
 def test_a_reply_without_texts_is_unparsable(answer):
     found = Generation().score(replied(answer), Explanation(0, "ok", "cat"), latent_examples(0), 0, subjects.bench())
     assert (found.status, found.value) == ("unparsable", None)
+
+
+@pytest.mark.parametrize("around", ["Here they are:\n```json\n{}\n```\nI hope {{they}} help.", '{{"texts": []}} {} done'])
+def test_texts_and_choices_are_read_out_of_prose(around):
+    def within(answer) -> list[Reply]:
+        return [Reply("d", "ok", around.format(json.dumps(answer)))]
+
+    assert Generation().texts(within({"texts": ["a cat", "the cat"]})[0]) == ["a cat", "the cat"]
+    scorer, examples = Intervention(), latent_examples(1)
+    truth = {str(i + 1): "second" if last else "first" for i, (*_, last) in enumerate(scorer.pairs(examples, 0))}
+    assert scorer.score(within({"answers": truth}), CAT, examples, 0).value == 1.0
+    twice = json.dumps({"answers": truth})[:-2] + ', "1": "first"}}'
+    found = scorer.score([Reply("d", "ok", twice)], CAT, examples, 0)
+    assert (found.n, found.answers[0].predicted) == (7, None), "which of the two was meant is unknown"
+
+
+def test_a_text_is_known_by_what_it_says():
+    one, other = generated(["the cat", "a cat"]), generated(["a cat", "it was"])
+    names = [[answer.window_id for answer in found.answers] for found in (one, other)]
+    assert names[0][1] == names[1][0] and len({*names[0], *names[1]}) == 3
 
 
 def test_texts_that_repeat_are_too_many_or_are_too_long_count_once_not_at_all_and_cut():

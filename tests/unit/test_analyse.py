@@ -14,6 +14,7 @@ from tasks.analyse import AnalyseSpec, analyse, outcome
 from tasks.analysis.naming import titles
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explanation
+from tasks.reporting.scores import accounts
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
@@ -133,6 +134,28 @@ def test_without_any_score_there_is_still_an_account(tmp_path):
     found, rows = made(tmp_path)
     assert found["scorers"] == [] and found["agreement"] == [] and sum(found["explanations"].values()) == 9
     assert len(rows) == 9 and not any(name.startswith("score_") for name in rows[0])
+
+
+class Partly(Scorer):
+    """Judged, but for some windows."""
+
+    kind: Literal["partly"] = "partly"
+
+    def needs_client(self, explanation_has_predicate):
+        return False
+
+    def score(self, replies, explanation, examples, seed, bench=None):
+        statuses = ["ok", "ok", "refused", "truncated", "refused"]
+        answers = tuple(Answer(f"test/{i}", True, True if s == "ok" else None, 0, status=s) for i, s in enumerate(statuses))
+        return Score(examples.latent, "ok", 1.0, 0.5, 1.0, 2, 2, 1.0, answers)
+
+
+def test_judgements_that_are_missing_are_counted_by_why(tmp_path):
+    found = made(tmp_path, Partly(), Detection(), latents="0:4")[0]
+    partly, detection = found["scorers"]
+    assert partly["own"]["answers"] == {"ok": 8, "refused": 8, "truncated": 4} == partly["blind"]["answers"]
+    assert detection["own"]["answers"] == {"ok": 4 * 24}
+    assert accounts(found)["missing"] == ["partly: 12 of 20 answers are missing (8 refused, 4 truncated)"]
 
 
 def test_the_summary_is_small_and_names_the_headline_figures(tmp_path):

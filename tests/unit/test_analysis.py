@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.analysis import answers as judged
-from tasks.analysis.agreement import auroc, correlations, kappa, pearson, ranks, spearman
+from tasks.analysis.agreement import correlations, kappa, pearson, spearman
 from tasks.analysis.estimates import NOTHING, Estimate, around, mean, n_effective, paired, quartiles, share, t975
 
 close = pytest.approx
@@ -56,10 +56,6 @@ def test_a_share_lies_in_its_interval_however_numbers_are_rounded():
     assert all(s.low <= s.value <= s.high for n in range(1, 60) for s in (share(0, n), share(n // 3, n), share(n, n)))
 
 
-def test_ranks_are_shared_by_equal_values():
-    assert ranks([10, 30, 20, 30]).tolist() == [1, 3.5, 2, 3.5]
-
-
 def test_correlations_are_those_of_the_formulas():
     a, b = [1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 5.0]
     assert pearson(a, b) == close(0.8) and spearman(a, b) == close(0.8)
@@ -83,11 +79,6 @@ def test_kappa_is_agreement_beyond_chance():
     assert kappa([True, False], [False, True])["value"] == -1
     assert kappa([True] * 3, [True] * 3)["value"] is None and kappa([True] * 3, [True] * 3)["agreement"] == 1
     assert kappa([], [])["n"] == 0
-
-
-def test_auroc_counts_pairs():
-    assert auroc([1, 1, 0, 0], [0.9, 0.4, 0.5, 0.4]) == close((1 + 1 + 0 + 0.5) / 4)
-    assert auroc([1, 1], [0.1, 0.2]) is None
 
 
 def answers(*rows) -> pa.Table:
@@ -131,11 +122,22 @@ def test_a_class_without_answers_leaves_no_balanced_accuracy():
 def test_curves_tell_strengths_and_sorts_apart_and_count_what_is_missing():
     found = judged.curve(FEW, True)
     assert [(row["quantile"], row["n"], row["share"]) for row in found] == [(0, 2, 1.0), (1, 2, 0.5)]
-    assert found[1]["low"] == close(0.0945, abs=1e-4) and found[1]["high"] == close(0.9055, abs=1e-4)
+    assert (found[0]["low"], found[0]["high"], found[1]["low"], found[1]["high"]) == (1, 1, 0, 1), "by two latents"
     near, random = judged.curve(FEW, False)
     assert (near["group"], near["n"], near["n_missing"], near["share"]) == ("near_miss", 1, 1, 0.0)
     assert (random["group"], random["n"], random["n_right"]) == ("random", 2, 2)
     assert judged.curve(FEW.slice(0, 0), True) == []
+
+
+def test_intervals_of_curves_count_latents_and_not_windows():
+    """Ten latents that a judge either knows or does not: a hundred windows say no more than ten."""
+    rows = [(i, truth, truth == (i < 5), 3, "random") for i in range(10) for truth in (YES, NO) for _ in range(10)]
+    plain = mean([1.0] * 5 + [0.0] * 5)
+    for truth in (YES, NO):
+        (found,) = judged.curve(answers(*rows), truth)
+        assert (found["n"], found["share"], found["low"], found["high"]) == (100, 0.5, close(plain.low), close(plain.high))
+    (alone,) = judged.curve(answers(*rows[:20]), YES)
+    assert (alone["share"], alone["low"], alone["high"]) == (1.0, None, None), "one latent says nothing of the spread"
 
 
 def test_windows_that_were_only_rated_have_a_mean_and_no_share():
@@ -148,5 +150,6 @@ def test_windows_that_were_only_rated_have_a_mean_and_no_share():
 def test_what_is_pooled_depends_on_the_metric():
     of_rates = judged.rates(FEW)
     assert judged.pooled("balanced accuracy", [1.0], [2], FEW, of_rates).value == close((0.75 + 2 / 3) / 2)
+    assert judged.pooled("recall", [1.0, 0.5], [4, 3], FEW, of_rates).value == 0.75, "of activating windows alone"
     assert judged.pooled("correlation", [-0.2, 0.4], [10, 30], FEW, of_rates).value == close(0.25)
     assert judged.pooled("correlation", [], [], FEW, of_rates) == NOTHING

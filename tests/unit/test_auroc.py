@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from random import Random
 from statistics import NormalDist
 
 import pytest
 
-from tasks.auroc import auroc
+from tasks.auroc import auroc, ranks
 
 
 def test_it_is_the_share_of_pairs_in_the_right_order_and_ties_count_half():
@@ -20,6 +21,25 @@ def test_it_is_the_share_of_pairs_in_the_right_order_and_ties_count_half():
     positive, negative = ([draw.randrange(6) for _ in range(n)] for n in (17, 11))
     pairs = [(p > n) + (p == n) / 2 for p in positive for n in negative]
     assert auroc(positive, negative).value == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_refused(number):
+    with pytest.raises(ValueError, match="finite"):
+        auroc([1.0, number], [0.0])
+    with pytest.raises(ValueError, match="finite"):
+        auroc([1.0], [number, 0.0])
+
+
+def test_a_million_numbers_take_seconds():
+    draw = Random(0)
+    began = time.monotonic()
+    found = auroc([draw.random() for _ in range(500_000)], [draw.random() for _ in range(500_000)])
+    assert found.value == pytest.approx(0.5, abs=0.005) and time.monotonic() - began < 30
+
+
+def test_ranks_are_shared_by_equal_values():
+    assert ranks([10, 30, 20, 30]).tolist() == [1, 3.5, 2, 3.5]
 
 
 def test_a_class_without_windows_has_no_area():

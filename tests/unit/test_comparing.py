@@ -8,10 +8,13 @@ import zlib
 
 import pytest
 
+from artifacts import ledger
+from artifacts.journal import Journal
 from artifacts.store import Store
 from flows.cli import main
 from flows.comparing import compared
 from tasks.clients.anthropic_batch import AnthropicBatch
+from tasks.clients.recorded import Recorded
 from tasks.explain import ExplainSpec, explain
 from tasks.score import ScoreSpec, score
 from tasks.scorers.detection import Detection
@@ -177,3 +180,33 @@ def test_the_ledger_says_who_was_asked_for_how_much(world, capsys):
     assert main(["ledger", "explain/1", root]) == 2
 
 
+@pytest.mark.parametrize("name", ["replies.jsonl", "replies.parquet"])
+def test_the_answers_of_a_store_are_recorded_once_and_replayed(world, tmp_path, capsys, name):
+    store, _ = world
+    root, path = f"backend.root={store.backend.root}", tmp_path / name
+    assert main(["ledger", root, "--record", str(path)]) == 0
+    text = capsys.readouterr().out
+    n = sum(row["n_answered"] for row in ledger.rows(Journal(store.backend, "journal")))
+    assert f"{n:,} answers in {path}; replay them: client=recorded client.path={path}" in text and n > 0
+    kept = path.read_bytes()
+    assert main(["ledger", root, "--record", str(path)]) == 2
+    assert f"--record {path}, but a file is there" in capsys.readouterr().err and path.read_bytes() == kept
+    assert Recorded(path=str(path), model=HAIKU.model).pinned().fingerprint
+    assert main(["ledger", root, "--record", str(tmp_path / "no/where")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    Store.at(tmp_path / "empty")
+    (tmp_path / "empty").mkdir(exist_ok=True)
+    assert main(["ledger", f"backend.root={tmp_path / 'empty'}", "--record", str(tmp_path / "new.jsonl")]) == 2
+    assert "holds no answers to record" in capsys.readouterr().err and not (tmp_path / "new.jsonl").exists()
+
+
+def test_some_latents_alone_can_be_compared_and_other_settings_are_refused(world, capsys):
+    store, names = world
+    root = f"backend.root={store.backend.root}"
+    assert main(["compare", names["right"], names["wrong"], root, "latents=[1,3]", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["labels"]["n"] == 2 and all(figures["difference"]["n"] == 2 for figures in pair["scores"].values())
+    assert main(["compare", names["haiku"], names["sonnet"], root, "latents=0:2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["answers"]["n"] == 2 * 24
+    assert main(["compare", names["right"], names["wrong"], root, "explain.latents=0:2"]) == 2
+    assert "saint compare takes latents=" in capsys.readouterr().err

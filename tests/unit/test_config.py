@@ -63,6 +63,26 @@ def test_a_mistake_is_one_sentence(typed, message, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["runtime", "client"])
+@pytest.mark.parametrize("client, key", [("openai", "OPENAI"), ("anthropic", "ANTHROPIC"), ("none", "OPENAI")])
+def test_a_password_in_an_address_is_refused_and_not_shown(name, client, key, monkeypatch):
+    monkeypatch.setenv(f"{key}_API_KEY", "x")
+    model = ["client.model=m", "runtime.max_usd=none"] if client == "openai" else []
+    plus = "+" if name == "client" and client != "openai" else ""
+    with pytest.raises(SpecError, match=rf"{name}\.base_url has an @ .*; leave them out and put .* {key}_API_KEY$") as caught:
+        load([f"client={client}", *model, f"{plus}{name}.base_url=https://user:hunter2@host/v1"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_in_an_address_of_the_environment_is_refused_and_not_shown(monkeypatch):
+    for client, key in (("openai_batch", "OPENAI"), ("anthropic", "ANTHROPIC")):
+        monkeypatch.setenv(f"{key}_API_KEY", "x")
+        monkeypatch.setenv(f"{key}_BASE_URL", "https://user:hunter2@host/v1")
+        with pytest.raises(SpecError, match=f"{key}_BASE_URL has an @ .*{key}_API_KEY$") as caught:
+            load([f"client={client}", "client.model=m", "runtime.max_usd=none", "explainer=default"])
+        assert "hunter2" not in str(caught.value)
+
+
 def test_a_client_without_its_key_is_told(monkeypatch):
     for name in [n for n in os.environ if n.startswith("ANTHROPIC")]:
         monkeypatch.delenv(name)

@@ -71,6 +71,13 @@ def test_judges_are_compared_on_the_windows_that_both_answered():
     assert judgements(ours, theirs.slice(0, 0))["n"] == 0
 
 
+def test_windows_of_which_another_thing_was_asked_are_not_compared():
+    """Wrong marks on a window that fires, and right ones, go by one window's id."""
+    asked = answers((1, "a", False, True, True), (1, "b", False, True, True))
+    other = answers((1, "a", False, False, False), (1, "b", False, True, True))
+    assert (judgements(asked, other)["n"], judgements(asked, other)["agreement"]) == (1, 1.0)
+
+
 def test_a_matrix_has_each_pair_twice():
     pairs = [{"first": "a", "second": "b", "r": {"value": 0.3}}, {"first": "a", "second": "c", "r": {"value": None}}]
     assert matrix(pairs, ["a", "b", "c"], "r") == [[1, 0.3, None], [0.3, 1, None], [None, None, 1]]

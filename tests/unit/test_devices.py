@@ -11,7 +11,7 @@ import pytest
 
 from artifacts.store import Store
 from tasks import devices
-from tasks.devices import guard_name, guarded
+from tasks.devices import before_freed, guard_name, guarded
 from tasks.progress import Progress
 from tasks.realising import make_all
 from tasks.spec import Runtime, Spec
@@ -142,6 +142,21 @@ def test_only_stages_for_a_gpu_take_the_guard_and_their_manifest_names_it(tmp_pa
     assert store.find(computing(Spec()).artifact).made_by["device"] == "card"
     assert "device" not in store.find(reading(Spec()).artifact).made_by
     assert [what for what, _ in told.events if "device" in what] == ["device taken", "device freed"]
+
+
+def test_what_is_to_be_forgotten_is_before_the_device_is_given_back_and_not_sooner():
+    told, runtime = Told(), Runtime(guard="card")
+
+    def forget():
+        told.event("forgotten", held="card" in devices._held)
+
+    with guarded(runtime, told):
+        with guarded(runtime, told):
+            before_freed(runtime, forget)
+            before_freed(runtime, forget)
+        assert [what for what, _ in told.events] == ["device taken"]
+    assert [what for what, _ in told.events] == ["device taken", "forgotten", "device freed"]
+    before_freed(Runtime(device="cpu"), forget)  # no guard, nothing to wait for
 
 
 def test_silence_is_the_default():

@@ -5,8 +5,10 @@ import json
 from collections import Counter
 from random import Random
 
+import pyarrow as pa
 import pytest
 
+from tasks.analysis.contrast import judgements
 from tasks.clients.base import Reply
 from tasks.explainers.base import Explanation, Window
 from tasks.scorers._marks import active
@@ -96,6 +98,18 @@ def test_an_answer_that_names_no_passage_is_missing_and_never_wrong(said):
     assert (found.value, found.n, found.extra["n_missing"]) == (1.0, 9, 1)
     none = scorer.score(answered(puzzles, lambda p: said), NOBODY, examples, 0)
     assert (none.status, none.value) == ("unparsable", None)
+
+
+@pytest.mark.parametrize("kind", ["default", "internal"])
+def test_a_judge_agrees_with_itself_however_often_a_window_is_the_stranger(kind):
+    scorer, examples = Intruder(type=kind, n_puzzles=40), mined(n=20)
+    puzzles = scorer.puzzles(examples, 0)
+    replies = answered(puzzles, lambda p: p.intruder + 1 if puzzles.index(p) % 3 else (p.intruder + 1) % 5 + 1)
+    answers = scorer.score(replies, NOBODY, examples, 0).answers
+    assert len({p.shown[p.intruder][0].window_id for p in puzzles}) < 40 == len({a.window_id for a in answers})
+    table = pa.Table.from_pylist([{"latent": 0, "control": False, **dataclasses.asdict(a)} for a in answers])
+    found = judgements(table, table)
+    assert (found["n"], found["agreement"], found["value"]) == (40, 1.0, 1.0)
 
 
 def test_no_explanation_enters_the_question():

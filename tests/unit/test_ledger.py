@@ -141,16 +141,30 @@ def test_an_answer_of_a_process_that_was_thought_dead_is_found(tmp_path):
 def test_batches_are_in_the_ledger_answered_or_not(opened):
     journal = opened()
     who = {"kind": "anthropic_batch", "model": "claude", "most_usd": 3.0}
-    done, flying, _unknown, void = (journal.intend(who, [d, d + "x"], lambda id, d: d) for d in "abcd")
+    done, flying, _unknown, void, gone = (journal.intend(who, [d, d + "x"], lambda id, d: d) for d in "abcde")
     journal.sent(done, "1")
     journal.replied(done, [answer("a"), answer("ax", usd=None)])
     journal.sent(flying, "2")
     journal.void(void, "refused")
+    journal.sent(gone, "3")
+    journal.void(gone, "its results are no longer kept")
     (row,) = ledger.rows(opened())
     assert {**row, "day": None} == {
-        "day": None, "kind": "anthropic_batch", "model": "claude", "n_requests": 6, "n_answered": 2, "n_unpriced": 1,
-        "input_tokens": 200, "output_tokens": 20, "usd": 0.25, "possibly_usd": 6.0,
+        "day": None, "kind": "anthropic_batch", "model": "claude", "n_requests": 8, "n_answered": 2, "n_unpriced": 1,
+        "input_tokens": 200, "output_tokens": 20, "usd": 0.25, "possibly_usd": 9.0,
     }  # fmt: skip
+
+
+def test_what_a_batch_may_have_cost_is_forgotten_only_where_it_was_never_taken(tmp_path):
+    journal = Journal(tmp_path)
+    refused, gone = (journal.intend(WHO, [d], lambda id, d: d) for d in "ab")
+    journal.pay(refused, 1.0)
+    journal.pay(gone, 2.0)
+    journal.sent(gone, "1")
+    (gone,) = journal.lookup("b").in_flight
+    journal.void(refused, "refused")
+    journal.void(gone, "its results are no longer kept")
+    assert journal.spent_usd == 2.0
 
 
 def test_rows_are_by_day_kind_and_model(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import random
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +22,9 @@ from tasks.explainers.base import Explainer, Explanation, LatentExamples, Window
 from tasks.explainers.lexical import Lexical
 from tasks.lm.surprise import Reader
 from tasks.score import ScoreSpec, score
+from tasks.scorers._measuring import separation
 from tasks.scorers.base import Bench, Score, Scorer
+from tasks.scorers.detection import Detection
 from tasks.scorers.embedding import Embedding
 from tasks.scorers.example_embedding import ExampleEmbedding
 from tasks.scorers.surprisal import UNSAID, Surprisal, prompt
@@ -75,7 +78,7 @@ def test_each_kind_of_silent_windows_is_told_apart():
 def test_windows_are_drawn_evenly_from_kinds_and_quantiles_by_seed():
     examples = latent_examples(0, 40)
     windows = tuple(
-        dataclasses.replace(w, group=("random", "decoder", "near_miss")[i % 3]) if not w.activating else w
+        dataclasses.replace(w, group="quantile" if w.activating else ("random", "decoder", "near_miss")[i % 3])
         for i, w in enumerate(examples.windows)
     )
     examples = dataclasses.replace(examples, windows=windows)
@@ -86,6 +89,13 @@ def test_windows_are_drawn_evenly_from_kinds_and_quantiles_by_seed():
     assert len({a.window_id for a in answers}) == 32
     assert answers == measured(scorer, examples=examples).answers != measured(scorer, examples=examples, seed=1).answers
     assert random.getstate() == state
+
+
+def test_what_measures_sees_the_windows_that_a_judge_sees():
+    examples = latent_examples(0, 40)
+    judged = Detection(n_positive=9, n_negative=7).chosen(examples, 3)
+    answers = measured(Embedding(n_positive=9, n_negative=7), examples=examples, seed=3).answers
+    assert {a.window_id for a in answers} == {w.window_id for w in judged}
 
 
 def test_example_embedding_is_a_difference_of_means_over_all_pairs():
@@ -143,6 +153,18 @@ def test_a_scorer_without_explanations_has_no_blind_control_and_measures_what_no
 def test_prompts_of_surprisal_differ_in_what_is_said_and_nothing_else():
     before, after = prompt(UNSAID).removesuffix(f"{UNSAID}\nPassage:"), prompt("a cat").removesuffix("a cat\nPassage:")
     assert before == after and before.endswith("Note: ")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_missing(number):
+    """Half precision overflows, and what is left of a difference of infinities is not a number."""
+    windows = [w for fires in (True, False) for w in latent_examples(0).test(fires)]
+    values = [float(w.activating) for w in windows]
+    found = separation(0, windows, [number, *values[1:-1], number])
+    assert (found.status, found.value, found.n, found.extra["n_missing"]) == ("ok", 1.0, 22, 2)
+    assert found.answers[0].probability is None is found.answers[-1].probability
+    assert [a.status for a in found.answers] == ["missing", *["ok"] * 22, "missing"]
+    assert separation(0, windows, [number] * 24).status == "missing"
 
 
 def test_a_window_without_tokens_is_missing():

@@ -7,10 +7,12 @@ import json
 import pytest
 
 from artifacts.journal import Journal
+from tasks.clients._chat import bare
 from tasks.clients._failures import Failed
 from tasks.clients.anthropic import Anthropic
 from tasks.clients.base import Request
-from tasks.clients.openai import OpenAI, bare
+from tasks.clients.openai import OpenAI
+from tasks.clients.openai_batch import OpenAIBatch
 from tasks.progress import Progress
 from tasks.spec import Runtime, SpecError
 from tests.fake_openai import FakeOpenAI, said
@@ -33,6 +35,24 @@ def test_a_question_in_the_servers_words():
     more = client(max_tokens_name="max_tokens", temperature=0, effort="low", extra={"seed": 3}).params(ASKED)
     assert (more["max_tokens"], more["temperature"], more["reasoning_effort"], more["seed"]) == (77, 0, "low", 3)
     assert "max_completion_tokens" not in more and "response_format" not in client().params(Request("s", "u"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"structured": "none"}, {"structured": "json_object", "max_tokens_name": "max_tokens"},
+     {"temperature": 0.5, "effort": "minimal", "extra": {"seed": 3}}],
+)  # fmt: skip
+def test_a_batch_says_what_is_said_at_once(fields):
+    for request in (ASKED, Request("s", "u", None, 9, logprobs=40)):
+        params = client(**fields).params(request)
+        assert OpenAIBatch(model="m", **fields).params(request) == params
+        assert params.get("top_logprobs", 20) == 20, "the most that the API gives"
+
+
+def test_a_batch_keeps_the_key_that_it_had_before_it_knew_of_other_forms():
+    asked = {"kind": "openai_batch", "model": "m", "effort": None, "temperature": None}
+    assert OpenAIBatch(model="m").payload() == asked
+    assert OpenAIBatch(model="m", structured="none").payload() == {**asked, "structured": "none"}
 
 
 @pytest.mark.parametrize("structured, form", [("json_object", {"type": "json_object"}), ("none", None)])

@@ -77,6 +77,7 @@ def test_waits_grow_are_bounded_and_differ():
     draw = random.Random(0)
     waits = [backoff_seconds(n, None, draw) for n in range(1, 12)]
     assert 0.5 <= waits[0] <= 0.625 and 1.0 <= waits[1] <= 1.25 and max(waits) <= 1.25 * _pace.LONGEST_BACKOFF_SECONDS
-    assert 2.0 <= backoff_seconds(4, 2.0, draw) <= 2.5 and backoff_seconds(1, 4e6, draw) <= 75.0
+    assert 2.0 <= backoff_seconds(4, 2.0, draw) <= 2.5 and backoff_seconds(1, 4e6, draw) <= 1.25 * _pace.LONGEST_WAIT_SECONDS
     assert backoff_seconds(6, 0.0, draw) >= 1.5, "a server that says at once is not asked at once without end"
+    assert backoff_seconds(100_000, None, draw) <= 1.25 * _pace.LONGEST_BACKOFF_SECONDS
     assert len({backoff_seconds(1, 1.0, draw) for _ in range(10)}) == 10

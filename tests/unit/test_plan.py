@@ -7,6 +7,7 @@ import pytest
 from flows.config import load
 from flows.plan import Line, Plan, plan
 from flows.sweep import jobs
+from tasks.kinds import kinds
 
 ASKED = ["explainer=default", "client=anthropic_batch"]
 
@@ -73,3 +74,20 @@ def test_what_is_not_known_of_a_model_that_is_not_here_is_null_and_never_free(mo
     assert total == {"bytes": None, "seconds": None, "usd": None}
     assert planned("lm=gpt2").json["total"]["usd"] == 0
     assert line(planned("lm=gpt2"), "train").n_tokens == load([]).train.n_tokens
+
+
+def test_dollars_are_those_of_the_questions_that_each_scorer_asks():
+    def of(scorers: str, *more: str) -> float:
+        return line(planned(*ASKED, f"scorers={scorers}", "score.control=false", *more), "score").usd
+
+    detection = of("[detection]")
+    assert of("[detection,recall]") == pytest.approx(detection, abs=0.01), "recall puts detection's own questions"
+    assert of("[{kind: simulation, mode: per_token}]") > 10 * of("[simulation]") > 0
+    assert of("[{kind: detection, n_positive: 40, n_negative: 40}]") > 1.5 * detection
+    assert of("[detection]", "score.latents=0:1") < detection / 10
+
+
+@pytest.mark.parametrize("kind", [k for k in kinds("tasks.explainers") if k not in ("load", "random")])
+def test_every_explainer_that_asks_has_a_price(kind):
+    needs = line(planned(*ASKED, f"explainer={kind}"), "explain").usd
+    assert (needs > 0) == (kind not in ("lexical", "none"))

@@ -115,7 +115,7 @@ def test_replies_of_two_models_are_not_mixed(tmp_path, journal, monkeypatch):
         ("r.parquet", b"PAR1", "is neither JSON lines nor"),
         ("r.jsonl", b'{"user": "u"}', "its row 1 has no text, or neither digest nor user"),
         ("r.jsonl", b"[1]", "its row 1 has no text"),
-        ("r.jsonl", b"", "it holds no replies; use a file that record"),
+        ("r.jsonl", b"", "it holds no replies; use one that saint ledger --record wrote"),
     ],
 )
 def test_a_file_that_is_none_is_told_before_any_work(tmp_path, name, content, told):

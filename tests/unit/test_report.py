@@ -66,7 +66,8 @@ class Leaning(Scorer):
         if not windows:
             return Score(examples.latent, "too_few_examples")
         value = (examples.latent % 9 - 4) / 4
-        answers = tuple(Answer(w.window_id, w.activating, None, w.quantile, value, w.group) for w in windows)
+        lost = Answer(windows[0].window_id, True, None, windows[0].quantile, None, windows[0].group, "truncated")
+        answers = (lost, *(Answer(w.window_id, True, None, w.quantile, value, w.group) for w in windows[1:]))
         return Score(examples.latent, "ok", value, None, None, len(windows), len(windows), 1.0, answers)
 
 
@@ -170,6 +171,7 @@ def test_many_scorers_each_have_a_row_a_scale_and_a_place_in_the_matrix(several)
     assert [row[0] for row in heat] == names and heat[0][1] == "" and heat[0][3] == heat[2][1] != ""
     assert several.count('<svg role="img" aria-label="agreement') == 3 and several.count('aria-label="scores ') == 3
     assert 'aria-label="rated 1"' in several, "windows that got numbers have a curve of them"
+    assert re.findall(r"leaning: ([\d,]+) of [\d,]+ answers are missing \(\1 truncated\)", several)
     ids = re.findall(r' id="([^"]+)"', several)
     assert len(ids) == len(set(ids))
 
@@ -192,6 +194,13 @@ def test_a_run_without_scorers_has_a_page(world):
     assert "Nothing was scored in this run" in text and cells(text, "counts")[0][0] == "explained"
     found = data_of(text)
     assert found["scorers"] == [] and len(found["latents"]) == 128 and found["best"] == []
+
+
+def test_a_share_of_one_latent_is_drawn_without_an_interval():
+    from tasks.reporting import score_plots
+
+    rows = [{"quantile": q, "share": 0.5, "low": low, "high": low and 0.9} for q, low in enumerate((0.1, None))]
+    assert "<svg" in score_plots.rates([("detection", rows)], "quantile", "told", "plot")
 
 
 def test_any_text_survives_being_embedded():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import ClassVar, Literal
 
 import pyarrow.parquet as pq
 import pytest
 
 from artifacts.store import Store
+from tasks.analysis.estimates import mean
 from tasks.clients.anthropic_batch import AnthropicBatch
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer, Explanation
@@ -115,6 +117,12 @@ def test_a_scorer_that_uses_no_explanation_has_no_control_and_scores_what_nobody
     assert -1 <= opened.summary["mean_low"] < opened.summary["mean"] < 0
 
 
+def test_the_mean_has_the_interval_that_every_mean_has(store):
+    summary, values = (opened := make(scored(Coherent(), *told()), store)).summary, [r["value"] for r in table(opened)]
+    assert [summary[n] for n in ("mean", "mean_low", "mean_high")] == list(mean(values).within((-1, 1))[:3])
+    assert (summary["median"], summary["control_mean"], summary["control_mean_low"]) == (0.1, None, None)
+
+
 def test_answers_say_which_window_was_judged_how(store):
     answers = table(make(scored(Detection(), *told()), store), "answers")
     own, control = ([a for a in answers if a["control"] is c] for c in (False, True))
@@ -160,7 +168,11 @@ def test_failed_judgements_are_missing_and_a_latent_without_any_says_why(store):
     assert (rows[0]["status"], rows[0]["value"], rows[0]["n"]) == ("refused", None, 0)
     assert all(r["value"] == 1.0 for r in rows[2:8])
     assert rows[1]["n"] < 24 and rows[1]["value"] in (None, 1.0)
-    assert opened.summary["n_missing"] == sum(a["predicted"] is None for a in table(opened, "answers")) >= 24
+    answers = table(opened, "answers")
+    assert opened.summary["n_missing"] == sum(a["predicted"] is None for a in answers) >= 24
+    assert all((a["predicted"] is None) == (a["status"] != "ok") for a in answers)
+    assert opened.summary["answers"] == dict(Counter(a["status"] for a in answers))
+    assert opened.summary["answers"]["refused"] == 24 and {"ok", "errored"} <= opened.summary["answers"].keys()
 
 
 def test_a_control_is_another_latents_explanation_and_says_something_else():

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from tasks.mining import sentences
 from tasks.mining.sentences import ranked_sentences
+from tasks.mining.tables import sentences_schema
 
 
 def written(folder: Path, n_latents: int = 7) -> Path:
@@ -41,5 +42,5 @@ def test_each_latent_gets_the_texts_of_its_own_sentences(tmp_path, monkeypatch):
 
 def test_where_nothing_fired_there_are_no_sentences(tmp_path):
     folder = written(tmp_path)
-    pq.write_table(pa.table({"latent": pa.array([], pa.int32())}), folder / "sentences.parquet")
+    pq.write_table(sentences_schema().empty_table(), folder / "sentences.parquet")
     assert list(ranked_sentences(folder, folder / "corpus", [0, 3])) == [(), ()]

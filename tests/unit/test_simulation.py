@@ -114,11 +114,26 @@ def test_ratings_that_are_not_one_per_token_make_their_window_missing_and_no_oth
     said["answers"]["2"] = row
     found = score(scorer, [Reply("", "ok", json.dumps(said)), *replies[1:]], examples=examples)
     assert found.value == pytest.approx(1.0) and found.n == 23 and found.extra["n_missing"] == 1
-    assert [a.predicted for a in found.answers].index(None) == 1
+    assert [a.predicted for a in found.answers].index(None) == 1 and found.answers[1].status == "unparsable"
+
+
+@pytest.mark.parametrize("status", ["refused", "truncated"])
+def test_too_few_windows_left_are_no_score_and_the_status_says_why(status):
+    scorer, examples = Simulation(min_windows=5), strong(latent_examples(0))
+    said = judged(scorer, GOOD, examples)
+    found = score(scorer, [*said[:2], *(Reply("", status) for _ in said[2:])], examples=examples)
+    assert 0 < found.n_positive < 5 and (found.status, found.value) == (status, None)
+    assert interval([Simulated([0, 10, 0], [0, 9, 1])], [Simulated([0] * 3, [0] * 3)] * 9, Random(0)) == (-1, 1)
+
+
+def test_a_truth_that_never_varies_is_too_little():
+    windows = tuple(dataclasses.replace(w, values=(5.0,) * len(w.values)) for w in latent_examples(0).windows if w.activating)
+    examples, scorer = dataclasses.replace(latent_examples(0), windows=windows), Simulation()
+    assert score(scorer, judged(scorer, GOOD, examples), examples=examples).status == "too_few_examples"
 
 
 def test_one_request_per_token_holds_what_comes_before_it_and_is_read_as_an_expected_value():
-    scorer = Simulation(mode="per_token", n_positive=5, n_negative=2)
+    scorer = Simulation(mode="per_token", n_positive=5, n_negative=2, min_windows=4)
     examples = strong(latent_examples(0))
     requests, windows = scorer.requests(GOOD, examples, 0), scorer.chosen(examples, 0)
     assert len(requests) == 7 * 8 and len({r.system for r in requests}) == 1 and requests[0].logprobs == 20
@@ -127,7 +142,7 @@ def test_one_request_per_token_holds_what_comes_before_it_and_is_read_as_an_expe
     sure = [Reply("", "ok", json.dumps({"answers": {"1": 10 * (a["token"].strip() == WORDS[0])}})) for a in asked]
     assert score(scorer, sure, examples=examples).value == pytest.approx(1.0)
     found = score(scorer, [Reply("", "refused"), *sure[1:]], examples=examples)
-    assert (found.n, found.extra["n_missing"]) == (6, 1)
+    assert (found.n, found.extra["n_missing"], found.answers[0].status) == (6, 1, "refused")
     assert score(scorer, [Reply("", "refused")] * len(sure), examples=examples).status == "refused"
     assert score(scorer, sure[1:], examples=examples).status == "no_judge"
 

@@ -21,7 +21,7 @@ from tasks.norms.base import FittedNorm, Statistics
 from tasks.provide import ProvideSpec, provide
 from tasks.saes.topk import TopK
 from tasks.spec import Runtime, SpecError
-from tasks.steering.effects import effect, tuned_strengths
+from tasks.steering.effects import tuned_strengths
 from tasks.steering.firing import fired
 from tasks.steering.push import Push, Row, Steering
 from tasks.steering.sampling import Draws
@@ -32,6 +32,7 @@ from tests import subjects
 from tests.making import make
 from tests.planted import WORDS
 from tests.small import write_corpus, write_model
+from tests.subjects import effect
 
 CPU = Runtime(mode="inline", device="cpu")
 TEXTS = ["The", "I think that", "it was", "The old man saw a red apple", "My"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 
 import pytest
 
@@ -122,6 +123,18 @@ def test_the_device_is_held_while_it_computes_and_free_after(model, tmp_path, mo
     assert [list(names) for names in held] == [["test-of-a-client"]] and not devices._held
     ask(client(model), [Request("s", "q", BOOLEAN, 20)], tmp_path, guard="test-of-a-client")
     assert len(held) == 1  # what the journal has needs no device
+
+
+def test_the_model_leaves_with_the_device_and_stays_while_somebody_holds_that(model, tmp_path, monkeypatch):
+    models, answers, runtime = [], LocalLM.answers, {"guard": "test-of-a-client"}
+    monkeypatch.setattr(LocalLM, "answers", lambda *a: (models.append(weakref.ref(a[0].model)), answers(*a))[1])
+    ask(client(model), [Request("s", "alone", BOOLEAN, 20)], tmp_path, **runtime)
+    assert models[0]() is None
+    with devices.guarded(Runtime(**runtime), Progress()):
+        for question in ("first", "second"):
+            ask(client(model), [Request("s", question, BOOLEAN, 20)], tmp_path, **runtime)
+        assert models[1]() is models[2]() is not None
+    assert models[1]() is None
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved(model, tmp_path, monkeypatch):
