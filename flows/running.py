@@ -13,11 +13,12 @@ from artifacts.store import Store
 from flows.console import clean, display, size, table
 from flows.plan import Plan, plan
 from flows.realise import StageFailed, realise
-from flows.runs import Events, RunRecord, paid_now, record_of
+from flows.runs import Events, RunRecord, record_of
 from flows.server import ServerFailed, has_server
 from flows.session import Session
 from flows.summary import lines
 from flows.sweep import Job, repeated
+from tasks.asking import paid_now
 from tasks.spec import SpecError
 
 EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
@@ -189,7 +190,7 @@ def told_as(event: dict[str, Any]) -> str:
             stage, key = event["artifact"].split("/")
             figures = event.get("figures", {})
             pace = f", {figures['tokens_per_second']:,} tokens/s" if "tokens_per_second" in figures else ""
-            cost = f", ${paid_now(figures):.4f}" if figures.get("usd") else ""
+            cost = f", ${usd:.4f}" if (usd := paid_now(figures)) else ""
             device = f" ({event['device']})" if event.get("device") else ""
             return f"{stage}/{key[:12]} made in {event.get('seconds') or 0:.1f} s on {where}{device}{pace}{cost}"
         case "failed":

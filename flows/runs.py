@@ -26,6 +26,7 @@ from artifacts.lease import boot_id, process_started
 from artifacts.store import Store
 from flows.plan import Plan
 from flows.sweep import Job
+from tasks.asking import paid_now
 from tasks.progress import Progress
 
 FOLDER = "runs"
@@ -168,11 +169,6 @@ def told(store: Store, run: dict[str, Any]) -> dict[str, Any]:
     failed = [_without(e, "what") for e in every if e["what"] == "failed"]
     lanes = lanes or run.get("lanes", [])  # where records of 0.1 from before sweeps have them
     return {"jobs": [], **run, "lanes": lanes, "stages": list(_stages(made)), "failures": failed, "usd": round(usd, 4)}
-
-
-def paid_now(figures: dict[str, Any]) -> float:
-    """US dollars that making an artifact cost, without answers that had been paid for before."""
-    return (figures.get("usd") or 0.0) - (figures.get("usd_paid_before") or 0.0)
 
 
 def _stages(made: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

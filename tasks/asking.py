@@ -154,3 +154,8 @@ class Bill:
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
         }
+
+
+def paid_now(summary: Mapping[str, Any]) -> float:
+    """What an artifact's answers cost beyond those that had been paid for before: such sums count no answer twice."""
+    return max(0.0, (summary.get("usd") or 0.0) - (summary.get("usd_paid_before") or 0.0))

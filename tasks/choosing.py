@@ -56,8 +56,8 @@ def selected(latents: str | Sequence[int], n_latents: int, where: str = "explain
         return range(n_latents)
     if isinstance(latents, str):
         first, past = latents.split(":")
-        found = range(n_latents)[int(first or 0) : int(past or n_latents)]
-        if not found or int(past or 0) > n_latents:
+        found = range(int(first or 0), int(past or n_latents))
+        if not found or found.stop > n_latents:
             raise SpecError(
                 f"{where} = {latents!r}, but the SAE has latents 0 to {n_latents - 1}; use a range within 0:{n_latents}"
             )

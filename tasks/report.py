@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tasks.asking import paid_now
 from tasks.lazy import pq
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
@@ -103,7 +104,7 @@ def _figures(job: Job, metrics: dict[str, Any], analysis: dict[str, Any], score:
         interval = f"95% {found['low']:.3f} to {found['high']:.3f}" if found.get("low") is not None else more
         return {"name": label, "value": _shown(found.get("value")), "more": interval, "about": found.get("definition", "")}
 
-    usd = sum(o.summary.get("usd") or 0.0 for o in [job.one("explain"), *job.many("scores")])
+    usd = sum(paid_now(o.summary) for o in [job.one("explain"), *job.many("scores")])
     n_latents = f"{analysis['n_latents']:,}"
     scored = analysis["scorers"][0] if analysis["scorers"] else None
     good = "" if scored is None else f"{round((scored['good']['value'] or 0) * scored['n_scored']):,} score {analysis['good']:g} or more"

@@ -85,18 +85,10 @@ class Ground:
     progress: Progress = Progress()
     """Who is told of long work, such as embedding the pool; the stage that draws sets it."""
 
-    def silent(self, latent: int, rows: np.ndarray) -> np.ndarray:
-        """bool: whether a latent is silent in the whole window around each row."""
-        return self.silent_in(latent, self.stretches(rows))
-
     def silent_in(self, latent: int, found: Stretches) -> np.ndarray:
         """bool: whether a latent is silent in the whole of each window."""
         fires, _ = self.once(("rows of", latent), lambda: self.cache.of(latent), keep=4)
         return np.searchsorted(fires, found.begin) == np.searchsorted(fires, found.end)
-
-    def free(self, rows: np.ndarray, taken: np.ndarray) -> np.ndarray:
-        """bool: whether the window around each row overlaps none of those around the ``taken`` rows."""
-        return self.free_of(self.stretches(rows), taken)
 
     def free_of(self, found: Stretches, taken: np.ndarray) -> np.ndarray:
         """bool: whether each window overlaps none of those around the ``taken`` rows."""

@@ -20,8 +20,8 @@ class Centred(Windows):
     kind: Literal["centred"] = "centred"
 
     per_context: int = Field(1, ge=1)
-    """Windows of a context at most: around its strongest row, then around the strongest of those whose window overlaps
-    none of the windows before."""
+    """Windows of a context at most: around its strongest row, then around the strongest of those that nothing in their
+    own window outdoes, and whose window overlaps none of the windows before."""
 
     def around(self, rows: np.ndarray, context_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         context = np.searchsorted(context_offsets, rows, side="right") - 1
@@ -31,7 +31,7 @@ class Centred(Windows):
 
     def peaks(self, rows: np.ndarray, values: np.ndarray, context_offsets: np.ndarray) -> np.ndarray:
         context = np.searchsorted(context_offsets, rows, side="right") - 1
-        left = np.arange(len(rows))
+        left = np.arange(len(rows)) if self.per_context == 1 else self._outdone_by_none(rows, values, context_offsets)
         found = []
         for turn in range(self.per_context):
             peak = left[strongest(context[left], values[left])]
@@ -47,3 +47,10 @@ class Centred(Windows):
         if self.min_tokens > 1:
             index = index[self.long_enough(rows[index], context_offsets)]
         return by_strength(index, values)
+
+    def _outdone_by_none(self, rows: np.ndarray, values: np.ndarray, context_offsets: np.ndarray) -> np.ndarray:
+        """Indices of the rows that are the strongest of their own window, of equal ones the first."""
+        strength = np.zeros(len(rows) + 1, np.int64)  # one more, for windows that end with the last row
+        strength[by_strength(np.arange(len(rows)), values)] = np.arange(len(rows), 0, -1)
+        bounds = np.searchsorted(rows, np.stack(self.around(rows, context_offsets), 1))
+        return np.flatnonzero(np.maximum.reduceat(strength, bounds.reshape(-1))[::2] == strength[:-1])

@@ -116,7 +116,7 @@ def test_draws_hang_on_nothing_but_seed_split_latent_and_text(world, kind):
 def test_no_more_than_there_are_and_none_where_none_can_be(world, kind):
     here = ground(world, kind)
     most = negatives(kind, 10_000).draw(0, here, NONE)
-    assert WANTED < len(most.row) < 10_000 and here.silent(0, most.row).all()
+    assert WANTED < len(most.row) < 10_000 and here.silent_in(0, here.stretches(most.row)).all()
     assert len(negatives(kind, 0).draw(0, here, NONE).row) == 0
     assert len(negatives(kind).draw(EVERYWHERE, here, NONE).row) == 0
-    assert here.silent(SILENT, negatives(kind).draw(SILENT, here, NONE).row).all()
+    assert here.silent_in(SILENT, here.stretches(negatives(kind).draw(SILENT, here, NONE).row)).all()

@@ -45,6 +45,12 @@ def test_latents_are_explained_and_judged_and_more_of_them_costs_only_the_new_on
     with FakeAnthropic() as api:
         first = run(world, api, "explain.latents=0:6")
         assert first.returncode == 0, first.stderr[-3000:]
+        shown = json.loads(saint(world, "show", "last", "--json").stdout)["run"]
+        booked = json.loads(saint(world, "ledger", "--json").stdout)["usd"]
+        assert shown["usd"] == pytest.approx(booked, abs=1e-4) and booked > 0
+        beside = run(world, api, "explain.latents=0:6", "scorers=[detection,recall]")  # recall puts detection's questions
+        assert beside.returncode == 0, beside.stderr[-3000:]
+        assert json.loads(saint(world, "show", "last", "--json").stdout)["run"]["usd"] == 0
         paid = dict(api.paid)
         assert paid and max(paid.values()) == 1
         assert run(world, api, "explain.latents=0:6").returncode == 0

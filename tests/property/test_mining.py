@@ -148,7 +148,7 @@ def test_silent_windows_have_the_shapes_of_active_ones_as_far_as_there_are(tmp_p
     active, silent = by_group(split.windows(split.of(0)))
     assert set(zip(active["size"].tolist(), active["peak"].tolist(), strict=True)) == {(6, 1)}
     assert len(silent["peak"]) == 30
-    rows = split.ground.pool[split.ground.silent(0, split.ground.pool)]
+    rows = split.ground.pool[split.ground.silent_in(0, split.ground.stretches(split.ground.pool))]
     begin, end = split.ground.around(rows)
     distance = np.sort(np.abs(end - begin - 6) + np.abs(rows - begin - 1))
     found = np.sort(np.abs(silent["size"] - 6) + np.abs(silent["peak"] - 1))

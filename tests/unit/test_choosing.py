@@ -45,8 +45,9 @@ def test_other_choices_are_refused_as_typed(typed):
 def test_latents_that_the_sae_does_not_have_are_named():
     with pytest.raises(SpecError, match=r"explain.latents = \[3, 8\], but the SAE has latents 0 to 7; leave out 8"):
         selected((3, 8), 8)
-    with pytest.raises(SpecError, match="use a range within 0:8"):
-        selected("9:12", 8)
+    for typed in ("9:12", "6:100", "8:", "3:3"):
+        with pytest.raises(SpecError, match=f"explain.latents = '{typed}', but .* use a range within 0:8"):
+            selected(typed, 8)
 
 
 def test_two_spellings_of_one_choice_have_one_key():

@@ -47,7 +47,7 @@ def test_the_nearest_silent_windows_come_first_and_the_pool_is_embedded_once(gro
         words = [VOCABULARY[ground.cache.token_id[row]].strip() for row in found.row]
         silent = sum(c % 12 == latent and not c // 12 % 3 for c in range(N_CONTEXTS))
         assert words[:silent] == [WORDS[latent]] * silent and WORDS[latent] not in words[silent:]
-        assert ground.silent(latent, found.row).all() and set(found.row) <= set(ground.pool)
+        assert ground.silent_in(latent, ground.stretches(found.row)).all() and set(found.row) <= set(ground.pool)
         assert len(set(found.row.tolist())) == 10 and set(found.neighbour.tolist()) == {-1}
         assert found.similarity[:silent].min() > 0.9 > found.similarity[silent:].max()
         assert [c.dtype.name for c in found] == ["int64", "int32", "float32"]
@@ -58,7 +58,7 @@ def test_the_nearest_silent_windows_come_first_and_the_pool_is_embedded_once(gro
 def test_they_are_those_of_the_dense_table(ground):
     found, model = drawn(ground, 3, n=12, n_queries=1)
     own = max(ground.cache.of(3)[0])  # the strongest
-    pool = ground.pool[ground.silent(3, ground.pool)]
+    pool = ground.pool[ground.silent_in(3, ground.stretches(ground.pool))]
     cos = model.passages(texts(ground, pool)) @ model.passages(texts(ground, np.array([own])))[0]
     np.testing.assert_allclose(found.similarity, np.sort(cos)[::-1][:12], atol=1e-6)
 
@@ -79,7 +79,7 @@ def test_windows_that_overlap_with_taken_ones_or_the_latents_own_are_left_out(gr
     again, _ = drawn(ground, 5, free.row[:3] - 2, n=8)
     assert not set(again.row.tolist()) & set(free.row[:3].tolist()) and len(again.row) == 8
     shifted = ground_of(cache_of([{61: 1.0}], ground.cache.token_id), texts=VOCABULARY)  # the pool's window ends at row 38
-    assert shifted.silent(0, np.array([30])).all()
+    assert shifted.silent_in(0, shifted.stretches(np.array([30]))).all()
     assert 30 not in drawn(shifted, 0, n=89)[0].row and len(drawn(shifted, 0, n=999)[0].row) == N_CONTEXTS - 1
 
 
@@ -87,7 +87,7 @@ def test_windows_that_overlap_with_taken_ones_or_the_latents_own_are_left_out(gr
 def test_there_may_be_fewer_or_none(ground):
     assert len(drawn(ground, 20)[0].row) == len(drawn(ground, 21)[0].row) == len(drawn(ground, 0, n=0)[0].row) == 0
     everything, _ = drawn(ground, 1, n=1000)
-    assert len(everything.row) == int(ground.silent(1, ground.pool).sum())
+    assert len(everything.row) == int(ground.silent_in(1, ground.stretches(ground.pool)).sum())
     ground.pool = ground.pool[:0]
     assert len(drawn(ground, 0)[0].row) == 0
 

@@ -9,6 +9,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from flows.config import load
 from flows.recipes import recipes
 from tasks.analyse import AnalyseSpec, analyse
-from tasks.report import ReportSpec, embedded, report
+from tasks.report import ReportSpec, _figures, embedded, report
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
@@ -85,6 +86,16 @@ def page_of(world: Path, *scorers: Scorer) -> str:
 @pytest.fixture(scope="module")
 def several(world) -> str:
     return page_of(world, Detection(), Leaning(), Detection(n_positive=10))
+
+
+def test_the_cost_counts_no_answer_twice():
+    """Recall is judged by the answers that detection paid for."""
+    paid, reused = {"usd": 0.75, "usd_paid_before": 0.0}, {"usd": 0.5, "usd_paid_before": 0.5}
+    opened = {"explain": SimpleNamespace(summary=paid)}
+    scores = [SimpleNamespace(summary=summary) for summary in (paid, reused, {"usd": None, "usd_paid_before": 0.0})]
+    job = SimpleNamespace(one=opened.__getitem__, many=lambda name: scores)
+    analysis = {"n_latents": 8, "n_alive": 8, "scorers": [], "explanations": {}}
+    assert _figures(job, {}, analysis, {})[-1]["value"] == "$1.50"
 
 
 def data_of(page: str) -> dict:

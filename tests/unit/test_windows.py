@@ -44,11 +44,21 @@ def test_one_centred_window_around_the_strongest_row_of_each_context_the_first_o
 
 def test_further_centred_windows_of_a_context_overlap_none_before():
     peaks = Centred(window_tokens=8, per_context=2).peaks(ROWS, VALUES, OFFSETS)
-    # around 6 is 0:8 and around 12 is 6:14, which overlap: the next that does not is 19 with 12:20; 39 has 32:40, 30 has 24:32
-    assert ROWS[peaks].tolist() == [30, 6, 21, 19, 39]
+    # around 6 is 0:8 and around 12 is 6:14, which overlap; 12:20 around 19 holds 12, which is stronger; 39 has 32:40, 30 has 24:32
+    assert ROWS[peaks].tolist() == [30, 6, 21, 39]
     # around 6 is 3:7, so neither 1 with 0:4 nor 7 with 4:8
     many = Centred(window_tokens=4, per_context=9).peaks(ROWS, VALUES, OFFSETS)
     assert ROWS[many].tolist() == [30, 6, 12, 21, 19, 39]
+
+
+def test_no_row_in_a_window_is_stronger_than_its_peak_though_it_has_no_window_of_its_own():
+    rows, values = np.array([100, 130, 140]), np.array([10, 8, 5], np.float32)
+    # around 100 is 76:108 and around 130 is 106:138, which overlap; 116:148 around 140 does not, but holds 130
+    assert rows[Centred(per_context=3).peaks(rows, values, np.array([0, 256]))].tolist() == [100]
+    alike = np.array([8, 8, 5], np.float32)
+    assert rows[Centred(per_context=3).peaks(rows, alike, np.array([0, 256]))].tolist() == [100]
+    assert rows[Centred(per_context=3).peaks(rows, values, np.array([0, 135, 256]))].tolist() == [100, 140]
+    assert len(Centred(per_context=3).peaks(rows[:0], values[:0], np.array([0, 256]))) == 0
 
 
 def test_each_tile_is_ranked_by_its_largest_activation():
