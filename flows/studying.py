@@ -154,7 +154,8 @@ def ledger(rest: list[str], debug: bool = False) -> int:
         recorded = {"n_recorded": n_recorded} if flags.record else {}
         return print_json({"rows": rows, "usd": usd, "possibly_usd": possibly, **recorded})
     header = ("day", "client", "model", "requests", "answered", "tokens in", "tokens out", "dollars", "possibly more")
-    table(header, [_ledger_line(row) for row in rows], header[3:])
+    if rows:
+        table(header, [_ledger_line(row) for row in rows], header[3:])
     more = f", and at most ${possibly:,.4f} for requests whose answers are not here" if possibly else ""
     more += f"; {unpriced:,} answers have no known price" if unpriced else ""
     print(f"${usd:,.4f} in all{more}" if rows else "no LLM was asked for anything in this store")
