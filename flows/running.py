@@ -218,7 +218,7 @@ def print_plan(found: Plan, notes: Sequence[str] = ()) -> None:
             f"{line.n_tokens:,}" if line.n_tokens else "",
             size(line.bytes) if line.bytes else "",
             f"~{line.seconds:,.0f} s" if line.seconds else "",
-            "" if not line.missing or line.usd == 0 else "?" if line.usd is None else f"${line.usd:,.2f}",
+            "" if not line.missing or line.usd == 0 else "?" if line.usd is None else f"${line.usd:,.{2 if line.usd >= 0.1 else 4}f}",
         )
         for line in found.lines
     ]

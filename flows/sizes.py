@@ -70,7 +70,7 @@ class Sizes:
             if cost is None:
                 line.usd, line.unpriced = None, True
             elif not line.unpriced:
-                line.usd = round((line.usd or 0.0) + cost, 2)
+                line.usd = round((line.usd or 0.0) + cost, 4)
 
     def _share(self, line: Line) -> float:
         return line.missing / line.n
@@ -150,5 +150,4 @@ class Sizes:
             return 0.0
         if self.d_in is None and self.p.sae.n_latents is None:
             return None
-        found = usd(self.p, todo, self.p.sae.size(self.d_in or 0), answered)
-        return None if found is None else round(found, 2)
+        return usd(self.p, todo, self.p.sae.size(self.d_in or 0), answered)
