@@ -159,8 +159,9 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         url = (config.get(name) or {}).get("base_url")
         without_password(url if isinstance(url, str) else None, f"{name}.base_url", "ANTHROPIC" if "anthropic" in kind else "OPENAI")
     known = {*GROUPS, *SECTIONS}
-    if named_in_file(latents := (config.get("explain") or {}).get("latents")):  # read once, and not where workers are
-        config = {**config, "explain": {**config["explain"], "latents": list(parsed_latents(latents))}}
+    for name in ("explain", "score"):
+        if named_in_file(latents := (config.get(name) or {}).get("latents")):  # read once, and not where workers are
+            config = {**config, name: {**config[name], "latents": list(parsed_latents(latents, f"{name}.latents"))}}
     for name in sorted(set(config) - known):
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"

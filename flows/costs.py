@@ -4,7 +4,7 @@ very questions that they would ask about it are priced."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from flows.config import Pipeline
 from tasks.choosing import counted, parsed_latents
@@ -16,33 +16,35 @@ ANSWER_TOKENS = 300
 """Of an answer, as a guess; ``max_tokens`` is the most, and leaves room for thinking."""
 
 
-def usd(p: Pipeline, recipes: Sequence[Recipe], n_latents: int) -> float | None:
+def usd(p: Pipeline, todo: Sequence[Recipe], n_latents: int, answered: Sequence[Recipe] = ()) -> float | None:
     """US dollars expected of some recipes of stages explain and score, on an SAE of so many latents; None without a price.
 
-    Questions that several scorers put alike are paid for once.
+    Questions that several scorers put alike are paid for once, and not at all if one of those ``answered`` put them.
     """
-    found = imagined(p)
+    found, explained = imagined(p), parsed_latents(p.explain.get("latents", "all"))
     total = 0.0
-    asked: set[tuple[str, str]] = set()
-    for recipe in recipes:
-        client = recipe.spec.client
-        if client is None:
-            continue
-        latents = parsed_latents(p.explain.get("latents", "all"))
-        times = min(counted(latents, n_latents), counted(getattr(recipe.spec, "latents", "all"), n_latents))
-        about = recipe.inputs["explain"].key if recipe.stage.name == "score" else recipe.key
-        for request in _questions(recipe, p, found):
-            if (digest := (about, client.digest(request))) not in asked:
-                asked.add(digest)
+    asked = {same for recipe in answered for same, _ in _questions(recipe, p, found)}
+    for recipe in todo:
+        times = min(counted(explained, n_latents), counted(recipe.spec.latents, n_latents, f"{recipe.stage.name}.latents"))
+        for same, request in _questions(recipe, p, found):
+            if same not in asked:
+                asked.add(same)
                 short = dataclasses.replace(request, max_tokens=min(request.max_tokens, ANSWER_TOKENS))
-                cost = client.estimate([short]).usd
+                cost = recipe.spec.client.estimate([short]).usd
                 if cost is None:
                     return None
                 total += cost * times
     return total
 
 
-def _questions(recipe: Recipe, p: Pipeline, found: LatentExamples) -> Iterator[Request]:
+def _questions(recipe: Recipe, p: Pipeline, found: LatentExamples) -> Iterator[tuple[Hashable, Request]]:
+    """What a recipe with a client asks about a latent, each with what makes it the same question as another's."""
+    about = recipe.inputs["explain"].key if recipe.stage.name == "score" else recipe.key
+    for request in _asked(recipe, p, found):
+        yield (about, recipe.spec.latents, recipe.spec.client.digest(request)), request
+
+
+def _asked(recipe: Recipe, p: Pipeline, found: LatentExamples) -> Iterator[Request]:
     if recipe.stage.name == "explain":
         yield from recipe.spec.explainer.requests(found)
         return

@@ -26,7 +26,7 @@ from tasks.explain import explanations
 from tasks.explainers.base import Explanation, LatentExamples
 from tasks.lazy import pa
 from tasks.scorers.base import Bench, Score, Scorer
-from tasks.spec import Spec
+from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Summary, stage
 
 if TYPE_CHECKING:
@@ -67,15 +67,20 @@ def score(job: Job[ScoreSpec]) -> Summary:
 def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
     spec = job.spec
     explained = explanations(job.one("explain"))
+    latents = list(explained)
     if spec.latents != "all":
         wanted = set(chosen(spec.latents, job.one("mine"), "score.latents"))
-        explained = {latent: explanation for latent, explanation in explained.items() if latent in wanted}
+        latents = [latent for latent in latents if latent in wanted]
+        if not latents:
+            raise SpecError(
+                f"score.latents = {spec.latents!r}, but {job.one('explain').artifact} explains none of these; choose some that it does"
+            )
     work = _Scoring(spec, explained, bench)
     replies: Mapping[str, Reply] = {}
-    if spec.client is not None and any(work.asks(e) for e in explained.values() if work.takes(e)):
+    if spec.client is not None and any(work.asks(e) for e in map(explained.__getitem__, latents) if work.takes(e)):
 
         def questions() -> Iterator[Request]:
-            for found in shown(job, list(explained)):
+            for found in shown(job, latents):
                 for which, explanation in enumerate(work.pair(found.latent)):
                     yield from work.requests(which, explanation, found)
 
@@ -86,9 +91,9 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
     with (
         Rows(job.out / "scores.parquet", _scores_schema()) as rows,
         Rows(job.out / "answers.parquet", _answers_schema()) as answer_rows,
-        job.progress.bar(f"score {work.name}", len(explained), "latents") as bar,
+        job.progress.bar(f"score {work.name}", len(latents), "latents") as bar,
     ):
-        for found in shown(job, list(explained)):
+        for found in shown(job, latents):
             own = Bill()
             scores = [work.score(i, e, found, replies, own, bill) for i, e in enumerate(work.pair(found.latent))]
             scored, control = scores[0], scores[1] if len(scores) > 1 else None
@@ -120,7 +125,7 @@ def _scored(job: Job[ScoreSpec], bench: Bench) -> Summary:
         "range": list(work.scorer.RANGE),
         **_mean("", values, work.scorer.RANGE),
         **_mean("control_", controls, work.scorer.RANGE),
-        "n": len(explained),
+        "n": len(latents),
         "n_ok": statuses["ok"],
         "statuses": dict(sorted(statuses.items())),
         "answers": dict(sorted(answers.items())),

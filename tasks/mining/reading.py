@@ -80,8 +80,7 @@ def windows_of(table: Any, texts: np.ndarray) -> Iterator[Window]:
         return
     tokens, values = (table[name].combine_chunks() for name in ("tokens", "values"))
     offsets = (tokens.offsets.to_numpy() - tokens.offsets[0].as_py()).tolist()
-    words = texts[tokens.flatten().to_numpy()].tolist()
-    numbers = values.flatten().to_numpy().tolist()
+    words, numbers = tuple(texts[tokens.flatten().to_numpy()].tolist()), tuple(values.flatten().to_numpy().tolist())
     # by way of numpy: pyarrow makes a scalar object of every entry first
     plain = ("window_id", "split", "group", "quantile", "document_id", "peak", "starts_context")
     columns = [table[name].to_numpy().tolist() for name in plain]
@@ -89,9 +88,7 @@ def windows_of(table: Any, texts: np.ndarray) -> Iterator[Window]:
         columns += [table["neighbour"].to_numpy().tolist(), _or_none(table["similarity"])]
     for (a, b), row in zip(pairwise(offsets), zip(*columns, strict=True), strict=True):
         window_id, split, group, quantile, document_id, peak, *more = row
-        yield Window(
-            window_id, split, group, quantile, document_id, tuple(words[a:b]), tuple(numbers[a:b]), peak, *more
-        )
+        yield Window(window_id, split, group, quantile, document_id, words[a:b], numbers[a:b], peak, *more)
 
 
 def _or_none(column: Any) -> list[float | None]:

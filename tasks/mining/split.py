@@ -149,10 +149,12 @@ class Split:
             )
         size = end - begin
         starts = np.cumsum(size) - size
-        flat = np.repeat(begin - starts, size) + np.arange(size.sum())
-        where = np.searchsorted(found.rows, flat)
-        where[where == len(found.rows)] = 0
-        values = np.where(found.rows[where] == flat, found.values[where], np.float32(0))
+        flat = _laid_out(begin, size)
+        first = np.searchsorted(found.rows, begin)
+        n_active = np.searchsorted(found.rows, end) - first
+        active = _laid_out(first, n_active)
+        values = np.zeros(len(flat), np.float32)
+        values[found.rows[active] + np.repeat(starts - begin, n_active)] = found.values[active]
         context = np.searchsorted(cache.context_offsets, begin, side="right") - 1
         ids = zip(document.tolist(), self.ground.place(rows).tolist(), strict=True)
         return {
@@ -212,3 +214,8 @@ class Split:
             more[: len(counts)] += counts
             counts = more
         return counts
+
+
+def _laid_out(first: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """int64: the indices of some stretches, one stretch behind the other."""
+    return np.repeat(first - (np.cumsum(size) - size), size) + np.arange(size.sum())

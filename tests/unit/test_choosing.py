@@ -115,12 +115,13 @@ def test_a_file_that_lists_no_latents_is_one_clear_error(tmp_path, name, data, w
         parsed_latents(f"file:{tmp_path / 'none'}")
 
 
-def test_a_run_reads_the_file_once_and_travels_without_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["explain", "score"])
+def test_a_run_reads_the_file_once_and_travels_without_it(tmp_path, monkeypatch, stage):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my latents.txt").write_text("7 2")
-    by_file, by_list = (load([f"explain.latents={typed}"]) for typed in ("file:my latents.txt", "[2,7]"))
-    assert by_file.plain["explain"] == by_list.plain["explain"] == {"latents": [2, 7]}
-    of = jobs([["explain.latents=my latents.txt"]])
+    by_file, by_list = (load([f"{stage}.latents={typed}"]) for typed in ("file:my latents.txt", "[2,7]"))
+    assert by_file.plain[stage] == by_list.plain[stage] and by_file.plain[stage]["latents"] == [2, 7]
+    of = jobs([[f"{stage}.latents=my latents.txt"]])
     (tmp_path / "my latents.txt").unlink()
     (there,) = unpacked(json.loads(json.dumps(packed(of))))
     assert recipes(there.pipeline).finals == recipes(by_list).finals

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flows.config import load
+from flows.costs import usd
 from flows.plan import Line, Plan, plan
+from flows.recipes import recipes
 from flows.sweep import jobs
 from tasks.kinds import kinds
 
@@ -85,6 +87,19 @@ def test_dollars_are_those_of_the_questions_that_each_scorer_asks():
     assert of("[{kind: simulation, mode: per_token}]") > 10 * of("[simulation]") > 0
     assert of("[{kind: detection, n_positive: 40, n_negative: 40}]") > 1.5 * detection
     assert of("[detection]", "score.latents=0:1") < detection / 10
+
+
+def test_questions_that_a_score_in_the_store_put_before_cost_nothing():
+    p = load([*ASKED, "scorers=[detection,recall,fuzzing]"])
+    named = recipes(p).named["layers.1"]
+    detection, recall, fuzzing = (named[f"score/{kind}"] for kind in ("detection", "recall", "fuzzing"))
+    assert usd(p, [recall], 8) > usd(p, [recall], 8, answered=[detection]) == 0
+    assert usd(p, [fuzzing], 8, answered=[detection]) == usd(p, [fuzzing], 8) > 0
+
+
+def test_scorers_of_explanations_have_nothing_to_ask_where_none_are_given():
+    nothing = planned("explainer=none", "client=anthropic_batch", "scorers=[detection,fuzzing]")
+    assert line(nothing, "score").usd == 0 < line(planned("explainer=none", *ASKED[1:], "scorers=[intruder]"), "score").usd
 
 
 @pytest.mark.parametrize("kind", [k for k in kinds("tasks.explainers") if k not in ("load", "random")])

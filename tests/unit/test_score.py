@@ -18,7 +18,7 @@ from tasks.scorers.base import Score, Scorer
 from tasks.scorers.detection import Detection
 from tasks.scorers.fuzzing import Fuzzing
 from tasks.scorers.recall import Recall
-from tasks.spec import Runtime
+from tasks.spec import Runtime, SpecError
 from tests.fake_anthropic import FakeAnthropic, errored, succeeded
 from tests.making import make
 from tests.planted import WORDS, knowing, world
@@ -129,6 +129,17 @@ def test_answers_say_which_window_was_judged_how(store):
     assert len(own) == len(control) == 8 * 24
     assert {(a["latent"], a["window_id"]) for a in own} == {(a["latent"], a["window_id"]) for a in control}
     assert all(a["truth"] == a["predicted"] for a in own) and all(a["window_id"].startswith("test/") for a in answers)
+
+
+def test_some_of_the_latents_are_scored_as_among_all(store):
+    mined, explained = told()
+    every = {row["latent"]: row for row in table(make(scored(Detection(), mined, explained), store))}
+    some = make(scored(Detection(), mined, explained, latents="2:4"), store)
+    assert some.summary["n"] == 2 and table(some) == [every[2], every[3]]  # controls, too: nothing is asked twice
+    _, few = told(mined, shift=1)
+    few = explain(few.spec.model_copy(update={"latents": (0, 1)}), mine=mined)
+    with pytest.raises(SpecError, match=r"score.latents = '2:4', but explain/\w+ explains none of these"):
+        make(scored(Detection(), mined, few, latents="2:4"), store)
 
 
 @pytest.mark.parametrize("scorer", [Detection(windows_per_request=8), Fuzzing(windows_per_request=8)])
