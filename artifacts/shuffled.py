@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+JOIN_SECONDS = 10.0
+
 
 class _Pool(NamedTuple):
     """Chunks whose rows are mixed with one another."""
@@ -98,7 +100,9 @@ class ShuffledRows:
                 yield item
         finally:
             stop.set()
-            thread.join()
+            # A signal's exception can strike between taking the queue's lock and owning it; then the thread waits for ever.
+            # It is a daemon: after this long it is left behind, and the process ends.
+            thread.join(JOIN_SECONDS)
 
     def _read_ahead(self, start_step: int, ahead: queue.Queue[Any], stop: threading.Event) -> None:
         def put(item: Any) -> bool:
