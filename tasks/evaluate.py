@@ -92,7 +92,7 @@ def reconstructed(job: Job[EvaluateSpec], sae: TrainedSAE, shards: list[Activati
             y_BD, undo = sae.norm.apply(x_BD)
             latents = sae.sae.encode(y_BD)  # once for both: the encoder is nearly all of the work
             firing.update(latents)
-            found.update(x_BD, sae.norm.invert(sae.sae.decode(latents), undo))
+            found.update(x_BD, sae.norm.invert(sae.sae.decode(latents, y_BD), undo))
             bar.advance(len(x_BD), fvu=found.fvu)
     return found, firing
 

@@ -52,7 +52,7 @@ class TrainedSAE:
         """Raw activations as the SAE gives them back, float32."""
         with torch.inference_mode():
             y_BD, undo = self.norm.apply(x_BD)
-            return self.norm.invert(self.sae.decode(self.sae.encode(y_BD)), undo)
+            return self.norm.invert(self.sae.decode(self.sae.encode(y_BD), y_BD), undo)
 
     def to(self, device: Any) -> TrainedSAE:
         """Move to a device; returns self."""
@@ -88,8 +88,8 @@ class TrainedSAE:
 
         body = json.loads((opened.path / "sae.json").read_text())
         held = load_file(opened.path / "sae.safetensors")
-        sae = decode("tasks.saes", body["spec"], "sae").build(body["d_in"])
-        sae.load({name: tensor for name, tensor in held.items() if not name.startswith("norm.")})
+        weights = {name: tensor for name, tensor in held.items() if not name.startswith("norm.")}
+        sae = decode("tasks.saes", body["spec"], "sae").holding(weights)
         state = {name.removeprefix("norm."): value for name, value in held.items() if name.startswith("norm.")}
         norm = FittedNorm(decode("tasks.norms", body["norm"], "norm"), state)
         return TrainedSAE(sae, norm, body["hookpoint"], body)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tasks.lazy import F, torch
-from tasks.learning import fires_in, fvu
+from tasks.lazy import torch
+from tasks.learning.base import fires_in, fvu
 from tasks.saes.base import SAE, Latents, SAESpec
 from tasks.sparse import encode_topk, sampled_product, topk_rows, transposed, weighted_rows
 from tasks.spec import SpecError
@@ -27,6 +27,8 @@ _BLOCK = 1024
 class TopK(SAESpec):
     """A TopK SAE with unit-norm decoder rows."""
 
+    MAKES: ClassVar[str] = "TopKSAE"
+
     kind: Literal["topk"] = "topk"
 
     k: int = Field(32, ge=1)
@@ -38,7 +40,8 @@ class TopK(SAESpec):
     k_aux: int | None = Field(None, ge=1)
     """Dead latents of each token that AuxK uses; null takes d_in / 2."""
 
-    def check(self, d_in: int) -> None:
+    def check(self, d_in: int, d_out: int | None = None) -> None:
+        super().check(d_in, d_out)
         if self.k > self.size(d_in):
             how = f"{self.expansion_factor:g} x d_in {d_in}" if self.n_latents is None else "sae.n_latents"
             raise SpecError(
@@ -46,28 +49,19 @@ class TopK(SAESpec):
                 "use a smaller k or a larger sae.expansion_factor"
             )
 
-    def build(self, d_in: int, seed: int = 0) -> TopKSAE:
-        self.check(d_in)
-        draw = torch.Generator().manual_seed(seed)
-        W_ND = F.normalize(torch.randn(self.size(d_in), d_in, generator=draw), dim=-1)
-        return TopKSAE(self, W_ND.clone(), torch.zeros(len(W_ND)), W_ND, torch.zeros(d_in))
-
 
 class TopKSAE(SAE):
     """The dictionary of a ``TopK`` spec."""
 
     EQUATION: ClassVar[str] = "x_hat = W_dec^T relu(topk(W_enc (x - b_dec) + b_enc)) + b_dec"
 
-    def __init__(self, spec: TopK, W_enc_ND: Tensor, b_enc_N: Tensor, W_dec_ND: Tensor, b_dec_D: Tensor) -> None:
-        self.spec: TopK = spec
-        self.n_latents, self.d_in = W_dec_ND.shape
-        self.W_enc_ND, self.b_enc_N, self.W_dec_ND, self.b_dec_D = W_enc_ND, b_enc_N, W_dec_ND, b_dec_D
+    spec: TopK
 
     def encode(self, x_BD: Tensor) -> Latents:
-        value, index = encode_topk(x_BD - self.b_dec_D, self.W_enc_ND, self.b_enc_N, self.spec.k)
+        value, index = encode_topk(self.inner(x_BD), self.W_enc_ND, self.b_enc_N, self.spec.k)
         return Latents(index, value.relu())
 
-    def loss(self, x_BD: Tensor, dead_N: Tensor) -> dict[str, Tensor]:
+    def loss(self, x_BD: Tensor, dead_N: Tensor, y_BD: Tensor | None = None, sparsity: float = 1.0) -> dict[str, Tensor]:
         """The dense definition, for autograd; the learner below is held against it."""
         pre_BN = (x_BD - self.b_dec_D) @ self.W_enc_ND.T + self.b_enc_N
         value, index = pre_BN.topk(self.spec.k, dim=-1)

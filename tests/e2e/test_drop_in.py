@@ -19,24 +19,15 @@ FILES = {
     "tasks/saes/absolute.py": '''
 """Keeps every positive pre-activation; L1 holds them down."""
 from __future__ import annotations
-from typing import Literal
+from typing import ClassVar, Literal
 from tasks.lazy import torch
 from tasks.saes.base import SAE, Latents, SAESpec
 
 class AbsoluteSpec(SAESpec):
+    MAKES: ClassVar[str] = "Absolute"
     kind: Literal["absolute"] = "absolute"
     l1: float = 0.01
     most: int = 16
-
-    def build(self, d_in, seed=0):
-        n = self.size(d_in)
-        draw = torch.Generator().manual_seed(seed)
-        sae = Absolute()
-        sae.spec, sae.d_in, sae.n_latents = self, d_in, n
-        sae.W_dec_ND = torch.nn.functional.normalize(torch.randn(n, d_in, generator=draw))
-        sae.W_enc_ND = sae.W_dec_ND.clone()
-        sae.b_enc_N, sae.b_dec_D = torch.zeros(n), torch.zeros(d_in)
-        return sae
 
 class Absolute(SAE):
     EQUATION = "x_hat = W_dec relu(W_enc x + b_enc) + b_dec"
@@ -48,7 +39,7 @@ class Absolute(SAE):
         value, index = self.dense(x_BD).topk(min(self.spec.most, self.n_latents))
         return Latents(index, value)
 
-    def loss(self, x_BD, dead_N):
+    def loss(self, x_BD, dead_N, y_BD=None, sparsity=1.0):
         z = self.dense(x_BD)
         x_hat = z @ self.W_dec_ND + self.b_dec_D
         mse = (x_hat - x_BD).pow(2).sum(-1).mean()

@@ -49,7 +49,7 @@ class Fake:
     def to(self, _device):
         return self
 
-    def decode(self, latents):
+    def decode(self, latents, x_BD=None):
         """Nothing: what is reconstructed is the norm's to say here."""
 
     def encode(self, x_BD):

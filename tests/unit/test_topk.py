@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.learning import AutogradLearner, fires_in
+from tasks.learning.autograd import AutogradLearner
+from tasks.learning.base import fires_in
 from tasks.saes.topk import TopK, TopKLearner
 from tasks.sparse import encode_topk, sampled_product, topk_rows, transposed, weighted_rows
 from tasks.spec import SpecError

@@ -1,50 +1,16 @@
-"""Learners: what takes training steps on an SAE. Shapes: B tokens, D d_in, N n_latents.
-
-A kind that defines ``SAE.loss`` trains by autograd with ``AutogradLearner``; a kind that knows a faster way brings a
-learner of its own.
-"""
+"""Training by autograd on ``SAE.loss``: what every kind has that brings no learner of its own. Shapes as in ``base``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tasks.lazy import F, torch
+from tasks.learning.base import fires_in, fvu
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.saes.base import SAE, Latents
-
-
-class Learner(Protocol):
-    """Trains an SAE in place."""
-
-    sae: SAE
-
-    def step(self, x_BD: Tensor, lr: float) -> dict[str, Tensor]:
-        """One optimiser step on normalised rows. Returns scalars, ``fvu`` and ``l0`` among them, not yet synchronised."""
-
-    def state(self) -> dict[str, Tensor]:
-        """All that a resumed run needs to go on bit for bit, weights included."""
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what ``state`` gave."""
-
-    @property
-    def silent_N(self) -> Tensor:
-        """Tokens since each latent last fired, int64."""
-
-
-def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> Tensor:
-    """Fraction of variance unexplained: squared error over squared deviation from the batch mean."""
-    return (x_hat_BD - x_BD).square().sum() / (x_BD - x_BD.mean(0)).square().sum()
-
-
-def fires_in(latents: Latents, n_latents: int) -> Tensor:
-    """bool [N]: which latents are active anywhere in a batch."""
-    fired = torch.zeros(n_latents, dtype=torch.bool, device=latents.index_BK.device)
-    fired[latents.index_BK[latents.value_BK > 0]] = True
-    return fired
+    from tasks.saes.base import SAE
 
 
 class AutogradLearner:

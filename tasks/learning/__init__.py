@@ -1,0 +1,1 @@
+"""Learners: what takes training steps on an SAE."""
