@@ -53,7 +53,7 @@ class Hookpoint:
 
     def width(self, facts: Any) -> int | None:
         """Numbers in a row there, from the ``Facts`` of a model; None where they do not tell."""
-        return {"z": facts.d_heads, "mlp_act": facts.d_mlp}.get(self.site, facts.d_model)
+        return getattr(facts, {"z": "d_heads", "mlp_act": "d_mlp"}.get(self.site, "d_model"))
 
     @staticmethod
     def parse(text: str, where: str = "capture.hookpoint") -> Hookpoint:
