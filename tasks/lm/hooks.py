@@ -23,10 +23,6 @@ class Edit(NamedTuple):
     """x_BTD to x_BTD; None leaves it as it is."""
 
 
-Edits = Edit | Sequence[Edit] | None
-"""What is done to a pass. Edits of one hookpoint come after one another."""
-
-
 _INPUTS = ("z", "resid_mid", "mlp_in", "mlp_act")
 """Sites that are the input of a module; the others are the output of one."""
 

@@ -13,7 +13,7 @@ from artifacts.errors import ArtifactError
 from tasks.kinds import decode, kinds
 from tasks.lazy import torch, transformers
 from tasks.lm.hookpoints import Hookpoint
-from tasks.lm.hooks import Edit, Edits, check_hooks, gain_of, hooked, widths_of
+from tasks.lm.hooks import Edit, check_hooks, gain_of, hooked, widths_of
 from tasks.lm.loading import device_of, quiet
 from tasks.lm.tokens import token_strings
 from tasks.spec import SpecError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.spec import Runtime
 
 
-__all__ = ["Edit", "Edits", "LanguageModel", "family_of"]
+__all__ = ["Edit", "LanguageModel", "family_of"]
 
 
 class _Stop(Exception):
@@ -141,12 +141,12 @@ class LanguageModel:
             raise SpecError(f"capture.hookpoint = {hookpoint!r}, but in {self.name} the block {error}") from None
 
     @contextmanager
-    def _hooked(self, edits: Edits) -> Iterator[None]:
+    def _hooked(self, edits: Sequence[Edit]) -> Iterator[None]:
         """Run the functions of some edits at their hookpoints for the time of the block."""
         handles = []
         self._lock.acquire()
         try:
-            for edit in [edits] if isinstance(edits, Edit) else edits or ():
+            for edit in edits:
                 handles.append(hooked(self._place(edit.hookpoint), edit))
             yield
         finally:
@@ -179,47 +179,72 @@ class LanguageModel:
                 pass
         return {h: seen[h] for h in hookpoints}
 
-    def logits(self, token_BT: Tensor, mask_BT: Tensor, edit: Edits = None) -> Tensor:
+    def logits(self, token_BT: Tensor, mask_BT: Tensor, *edits: Edit) -> Tensor:
         """Logits_BTV, with activations edited on the way where asked for. Needs all layers."""
         self._check_whole()
-        with torch.inference_mode(), self._hooked(edit):
+        with torch.inference_mode(), self._hooked(edits):
             return self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
 
-    def next_logits(self, token_BT: Tensor, edit: Edits = None) -> Tensor:
+    def gradients(
+        self, token_BT: Tensor, mask_BT: Tensor, hookpoints: Sequence[str], objective: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Derivatives of a number with respect to the activations at some hookpoints: float32 BTD. Needs all layers.
+
+        ``objective`` makes the number of logits_BTV. What is derived is a push at the hookpoint, with all that follows of
+        it, through later hookpoints too.
+        """
+        self._check_whole()
+        pushes: dict[str, Tensor] = {}
+
+        def pushed(hookpoint: str) -> Callable[[Tensor], Tensor]:
+            def function(x_BTD: Tensor) -> Tensor:
+                pushes[hookpoint] = torch.zeros_like(x_BTD, requires_grad=True)
+                return x_BTD + pushes[hookpoint]
+
+            return function
+
+        with torch.enable_grad(), self._hooked([Edit(h, pushed(h)) for h in hookpoints]):
+            logits = self.model(
+                input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
+            ).logits
+            found = torch.autograd.grad(objective(logits), [pushes[h] for h in hookpoints])
+        return {h: gradient.float() for h, gradient in zip(hookpoints, found, strict=True)}
+
+    def next_logits(self, token_BT: Tensor, *edits: Edit) -> Tensor:
         """Logits_BV of the token after each row. Rows are of one length, without padding. Needs all layers."""
-        return self._last(token_BT, None, edit, use_cache=False)[0]
+        return self._last(token_BT, None, edits, use_cache=False)[0]
 
     def generate(
         self,
         token_BT: Tensor,
         n_tokens: int,
         choose: Callable[[Tensor], Tensor],
-        edit_at: Callable[[int], Edits] = lambda first: None,
+        edits_at: Callable[[int], Sequence[Edit]] = lambda first: (),
     ) -> Iterator[Tensor]:
         """The tokens that follow some rows, token_B after token_B: int64 on the model's device.
 
         Rows are of one length, without padding. ``choose`` takes logits_BV to token_B. A pass reads the positions that
-        the key-value cache does not hold yet: first the prompt, then one token at a time; ``edit_at`` gives the edit of
+        the key-value cache does not hold yet: first the prompt, then one token at a time; ``edits_at`` gives the edits of
         the pass that begins at a position. Ends of texts are the caller's to see: it goes on until nobody asks.
         """
         held, past, first, fed = token_BT.to(self.device), None, 0, token_BT
         for _ in range(n_tokens):
-            logits_BV, past = self._last(fed, past, edit_at(first), use_cache=True)
+            logits_BV, past = self._last(fed, past, edits_at(first), use_cache=True)
             token_B = choose(logits_BV)
             yield token_B
             held = torch.cat([held, token_B[:, None]], dim=1)
             # a model that gives no cache reads all of it again
             first, fed = (0, held) if past is None else (held.shape[1] - 1, token_B[:, None])
 
-    def _last(self, token_BT: Tensor, past: Any, edit: Edits, use_cache: bool) -> tuple[Tensor, Any]:
+    def _last(self, token_BT: Tensor, past: Any, edits: Sequence[Edit], use_cache: bool) -> tuple[Tensor, Any]:
         """Logits_BV at the last position, and the cache."""
         self._check_whole()
         # the unembedding of all positions is most of a pass over a short text
         more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
         more |= {} if past is None else {"past_key_values": past}
-        with torch.inference_mode(), self._hooked(edit):
+        with torch.inference_mode(), self._hooked(edits):
             out = self.model(input_ids=token_BT.to(self.device), use_cache=use_cache, **more)
         return out.logits[:, -1], getattr(out, "past_key_values", None)
 

@@ -190,7 +190,7 @@ def test_what_replaces_the_stream_between_the_parts_is_what_the_block_goes_on_wi
     put = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(3))
     seen = {}
     looks = [Edit(h, lambda x, h=h: seen.update({h: x})) for h in ("layers.1.mlp", "layers.1")]
-    lm.logits(token, mask, [Edit("layers.1.resid_mid", lambda x: put), *looks])
+    lm.logits(token, mask, Edit("layers.1.resid_mid", lambda x: put), *looks)
     scale = 0.5 if lm.name in SCALED else 1.0
     torch.testing.assert_close(seen["layers.1"], put + scale * seen["layers.1.mlp"], atol=1e-5, rtol=1e-4)
 
