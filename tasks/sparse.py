@@ -69,6 +69,72 @@ def encode_topk(
     return value_Bk, index_Bk
 
 
+def above_rows(pre_BN: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, index and value of every entry above ``least``, rows ascending.
+
+    Groups are strided as in ``topk_rows``; only those whose maximum is above are looked into.
+    """
+    n_rows, n = pre_BN.shape
+    if n % GROUP:
+        row, index = (pre_BN > least).nonzero(as_tuple=True)
+        return row, index, pre_BN[row, index]
+    n_groups = n // GROUP
+    row, group = (pre_BN.view(n_rows, GROUP, n_groups).amax(1) > least).nonzero(as_tuple=True)
+    index = group.unsqueeze(1) + torch.arange(0, n, n_groups, device=pre_BN.device)
+    flat = (row * n).unsqueeze(1) + index
+    value = pre_BN.view(-1)[flat]
+    member = value > least
+    return row.unsqueeze(1).expand_as(flat)[member], index[member], value[member]
+
+
+def encode_above(
+    x_BD: Tensor, W_ND: Tensor, b_N: Tensor, threshold: float | Tensor, chunk_rows: int = 512
+) -> tuple[Tensor, Tensor]:
+    """Pre-activations and indices of all latents above a threshold, B x N never materialised.
+
+    ``threshold``: a number for all latents or one for each ([N]). A row is as long as the fullest one; its padding has
+    value 0 and the indices of latents that are not active in it.
+    """
+    chunk_rows = 8192 if x_BD.is_cuda else chunk_rows
+    # one threshold for all is compared with as it is; many are brought to zero, which costs nothing in the bias
+    shift_N = threshold if isinstance(threshold, torch.Tensor) and threshold.dim() else None
+    least = 0.0 if shift_N is not None else float(threshold)
+    bias_N, weight_DN = b_N if shift_N is None else b_N - shift_N, W_ND.t()
+    buffer = torch.empty(min(chunk_rows, len(x_BD)), len(W_ND), dtype=x_BD.dtype, device=x_BD.device)
+    parts = []
+    for start in range(0, len(x_BD), chunk_rows):
+        x = x_BD[start : start + chunk_rows]
+        row, index, value = above_rows(torch.addmm(bias_N, x, weight_DN, out=buffer[: len(x)]), least)
+        parts.append((row + start, index, value if shift_N is None else value + shift_N[index]))
+    if not parts:
+        return x_BD.new_zeros(0, 1), torch.zeros(0, 1, dtype=torch.int64, device=x_BD.device)
+    row_P, index_P, value_P = (torch.cat(column) for column in zip(*parts, strict=True))
+    return padded(row_P, index_P, value_P, len(x_BD), len(W_ND))
+
+
+def padded(row_P: Tensor, index_P: Tensor, value_P: Tensor, n_rows: int, n_latents: int) -> tuple[Tensor, Tensor]:
+    """Pairs, rows ascending, as values and indices [B, K] of rows as long as the fullest, one at least.
+
+    Padding has value 0, and indices that are distinct from one another and from the row's own: K of the first K latents are
+    either active, and then a place is taken, or free to fill one.
+    """
+    count_B = torch.bincount(row_P, minlength=n_rows)
+    K = max(1, int(count_B.max()) if n_rows else 0)
+    place_P = torch.arange(len(row_P), device=row_P.device) - (count_B.cumsum(0) - count_B)[row_P]
+    value_BK = value_P.new_zeros(n_rows, K)
+    value_BK[row_P, place_P] = value_P
+    free_BK = torch.ones(n_rows, K, dtype=torch.bool, device=row_P.device)
+    low = index_P < K
+    free_BK[row_P[low], index_P[low]] = False
+    place_BK = count_B.unsqueeze(1) + free_BK.cumsum(1) - 1
+    free_BK &= place_BK < K
+    row_F, index_F = free_BK.nonzero(as_tuple=True)
+    index_BK = torch.empty(n_rows, K, dtype=torch.int64, device=row_P.device)
+    index_BK[row_P, place_P] = index_P
+    index_BK[row_F, place_BK[row_F, index_F]] = index_F
+    return value_BK, index_BK
+
+
 def weighted_rows(index_BK: Tensor, weight_ND: Tensor, value_BK: Tensor) -> Tensor:
     """Sum over k of value[b, k] * weight[index[b, k]]: [B, D]."""
     return F.embedding_bag(index_BK, weight_ND, per_sample_weights=value_BK, mode="sum")
