@@ -268,6 +268,12 @@ def _check_model(p: Pipeline) -> None:
 
 def _check_sites(p: Pipeline, sites: Sites) -> None:
     """Whether the norm and the SAE suit what is read and what is written."""
+    blocks = getattr(p.sae, "blocks", 1)
+    if blocks not in (1, len(sites.writes)):
+        raise SpecError(
+            f"sae.blocks = {blocks}, but at {sites} the SAE writes {len(sites.writes)} hookpoint{'s' * (len(sites.writes) > 1)}; "
+            f"use sae.blocks={len(sites.writes)}"
+        )
     if sites.gives_back:
         return
     if p.norm.PER_TOKEN:

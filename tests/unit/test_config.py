@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "typed, message",
     [
-        (["sae=nonesuch"], "sae = 'nonesuch', but conf/sae/ has .*topk.*; use one of them, or add tasks/saes/nonesuch.py"),
-        (["sae.kind=nonesuch"], "sae.kind = 'nonesuch', but tasks/saes/ has topk; use one of them, or add"),
+        (["sae=nonesuch"], "sae = 'nonesuch', but conf/sae/ has .*, topk.*; use one of them, or add tasks/saes/nonesuch.py"),
+        (["sae.kind=nonesuch"], "sae.kind = 'nonesuch', but tasks/saes/ has .*topk.*; use one of them, or add"),
         (["explainer=nonesuch"], "explainer = 'nonesuch', but conf/explainer/ has"),
         (["scorers=[nonesuch]"], "scorers.kind = 'nonesuch', but tasks/scorers/ has detection"),
         (["sae.kk=3"], "sae.kk=3, but there is no sae.kk in the configuration; did you mean sae.k?"),
@@ -154,9 +154,6 @@ def test_every_group_file_decodes_and_names_every_field():
             from tasks.kinds import spec_class
 
             fields = OmegaConf.to_container(OmegaConf.load(path))
-            for base in fields.pop("defaults", []):  # a preset of a kind says what it sets otherwise
-                if base != "_self_":
-                    fields = {**OmegaConf.to_container(OmegaConf.load(path.parent / f"{base}.yaml")), **fields}
             cls = spec_class(f"tasks.{package}", fields["kind"])
             filled = {"fingerprint", "python"}  # pinned when a run is composed
             assert set(fields) == set(cls.model_fields) - filled, path.name
