@@ -53,7 +53,7 @@ class TopK(SAESpec):
 class TopKSAE(SAE):
     """The dictionary of a ``TopK`` spec."""
 
-    EQUATION: ClassVar[str] = "x_hat = W_dec^T relu(topk(W_enc (x - b_dec) + b_enc)) + b_dec"
+    EQUATION: ClassVar[str] = "relu(topk(z @ W_enc.T + b_enc, k))"
 
     spec: TopK
 
