@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.sparse import encode_above
+from tasks.sparse import encode_above, encoding
 
 
 @pytest.mark.parametrize("n, per_latent", [(64, False), (512, True), (8190, False)])
-def test_what_is_above_a_threshold_is_found_and_padding_is_silent_and_distinct(n, per_latent):
+def test_what_is_above_a_threshold_is_found_and_padding_is_silent_and_distinct(n, per_latent, monkeypatch):
+    monkeypatch.setattr(encoding, "_CHUNK", 10)
     draw = torch.Generator().manual_seed(n)
     W, x = torch.randn(n, 24, generator=draw) / 5, torch.randn(37, 24, generator=draw)
     b = 0.1 * torch.randn(n, generator=draw)
     x[3] = 0  # a row in which little or nothing is active
     threshold = 1.5 + 0.5 * torch.rand(n, generator=draw) if per_latent else 1.5
-    value, index = encode_above(x, W, b, threshold, chunk_rows=10)
+    value, index = encode_above(x, W, b, threshold)
     pre = x @ W.T + b
     want = torch.where(pre > threshold, pre, 0)
     found = torch.zeros_like(pre).scatter(1, index, value)
