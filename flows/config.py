@@ -22,6 +22,7 @@ from tasks.corpora.base import Corpus
 from tasks.evaluate import EvaluateSpec
 from tasks.explainers.base import Explainer
 from tasks.kinds import decode, kinds, validated
+from tasks.lm.hookpoints import Hookpoint
 from tasks.lm.sites import Sites
 from tasks.lms.base import LMSpec
 from tasks.mine import MineSpec
@@ -256,6 +257,11 @@ def _check_model(p: Pipeline) -> None:
         if d_in is None or d_out is None:
             continue
         p.sae.check(d_in, d_out)
+        if getattr(p.sae, "blocks", 1) > 1 and len(each := {Hookpoint.parse(h).width(facts) for h in sites.writes}) > 1:
+            raise SpecError(
+                f"sae.blocks = {len(sites.writes)}, but what is written at {sites} has rows of {sorted(each)} numbers, and blocks are of "
+                "one length; use sae.blocks=1"
+            )
         counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(d_in))
         counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), p.sae.size(d_in), "score.latents")
         p.explainer.check(p.sae.size(d_in))
