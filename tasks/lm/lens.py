@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import torch
+from tasks.lm.hookpoints import Hookpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.lm.language_model import LanguageModel
+    from tasks.trained import TrainedSAE
 
 Pushed = tuple[str, float]
 """Text of a token, and its logit."""
@@ -44,6 +46,16 @@ class Lens:
             return [tuple((self.texts[i], logit) for i, logit in zip(*row, strict=True)) for row in rows]
 
         return list(zip(side(most.up_Nn, most.up_logit_Nn), side(most.down_Nn, most.down_logit_Nn), strict=True))
+
+
+def in_stream(lm: LanguageModel, sae: TrainedSAE, rows_NO: Tensor) -> Tensor | None:
+    """Decoder rows as directions of the residual stream: their part of the last hookpoint that is written to, through the matrix
+    that takes it there. None of ``mlp_in``, which no one matrix does."""
+    at = sae.sites.pushed[-1]
+    if Hookpoint.parse(at).site == "mlp_in":
+        return None
+    part_ND, W_DO = sae.written(rows_NO)[at].to(lm.device), lm.output_weight(at)
+    return part_ND if W_DO is None else part_ND.float() @ W_DO.T
 
 
 class Most(NamedTuple):

@@ -15,6 +15,8 @@ _DIGITS = 4
 
 _MEASURES = ("norm", "error", "relative_error", "fvu", "cosine", "ce_clean", "ce_sae", "ce_zero", "kl_sae", "attribution_rest")
 
+_SIDES = ("promoted", "suppressed")
+
 Body = Mapping[str, Any]
 
 
@@ -49,7 +51,7 @@ def _figures(f: Body) -> list[dict[str, str]]:
     """The row of headline figures."""
 
     def one(name: str, value: float | None, form: str, more: str, about: str) -> dict[str, str]:
-        return {"name": name, "value": "–" if value is None else format(value, form), "more": more, "about": about}
+        return {"name": name, "value": "\u2013" if value is None else format(value, form), "more": more, "about": about}
 
     kl = "" if f["kl_sae"] is None else f"KL {f['kl_sae']:.3f} nats"
     zero = "" if f["ce_zero"] is None else f"{f['ce_zero']:.3f} with zero"
@@ -70,7 +72,7 @@ def _data(body: Body) -> dict[str, Any]:
     for prompt in body["prompts"]:
         tokens = []
         for token in prompt["tokens"]:
-            latents = [[one["latent"], *(_short_number(one[n]) for n in ("value", "attribution") if n in one)] for one in token["latents"][:_MOST]]
+            latents = [[_short_number(number) for number in one.values()] for one in token["latents"][:_MOST]]
             measured = {name: _short_number(token[name]) for name in _MEASURES if token.get(name) is not None}
             tokens.append({"token": _token(token["token"]), "id": token["token_id"], "special": token["special"], "l0": token["l0"],
                            "ends": token["token"].endswith("\n"), **measured, "latents": latents})  # fmt: skip
@@ -82,7 +84,7 @@ def _data(body: Body) -> dict[str, Any]:
             **{name: _short_number(row[name]) for name in ("latent", "sum", "max", "n_tokens", "attribution", "largest", "density")},
             "label": visible(row["label"]), "status": row["status"].replace("_", " "), "wanted": row["wanted"],
             "scores": [_short_number(row["scores"].get(name)) for name in body["scorers"]],
-            **{name: [[_token(token), _short_number(logit)] for token, logit in row[name]] for name in ("promoted", "suppressed") if name in row},
+            **{side: [[_token(token), _short_number(logit)] for token, logit in row[side]] for side in _SIDES if side in row},
         }
         for row in body["latents"]
     ]  # fmt: skip
