@@ -25,6 +25,7 @@ from tests.small import write_model
 from tests.subjects import world
 
 PROMPTS = ["the cat over the river", "I think that the storm was by the glass and the song"]
+HOSTILE = '</script><img src=x onerror="1">\x1b[31m \u202e\u2066\x00\U000e0041 {{7*7}}'
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +261,18 @@ def test_the_plain_form_has_all_and_every_number_is_finite():
         assert [t["l0"] for t in prompt["tokens"]] == [None, *seen.l0_T[1:].tolist()]
         assert sum(len(t["latents"]) for t in prompt["tokens"]) == int((seen.value_TK > 0).sum())
     assert [row["max"] for row in plain(found, {}, by="max")["latents"]] == sorted((r["max"] for r in body["latents"] if r["sum"]), reverse=True)
+
+
+def test_foreign_text_on_the_page_is_data_that_nothing_obeys():
+    from tasks.reporting.inspection import page
+
+    body = plain(inspect(world(), PROMPTS, attribute=True), {0: Known("ok", HOSTILE, {"detection": 0.9})}, pushed=lambda some: [(((HOSTILE, 1.0),), ())] * len(some))
+    body["prompts"][0]["tokens"][1]["token"] = HOSTILE
+    body["prompts"][0]["text"] = HOSTILE
+    about = {"sae": "train/" + "0" * 64, "lm": "lm/" + "0" * 64, "model": HOSTILE, "kind": "topk", "explanations": [], "scorers": ["detection"]}
+    for shown in (page({**about, **body}), page({**about, **body, "prompts": body["prompts"][:1]})):
+        assert "<img" not in shown and shown.count("</script>") == 2
+        assert not set("\x1b\u202e\u2066\x00\U000e0041") & set(shown) and "\\u202e" in shown and "\\u001b" in shown
 
 
 def test_entries_that_pad_are_no_latents():
