@@ -192,7 +192,14 @@ class OpenSAE:
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         found = inspect(subject, several, attribute=attribute, n_next=n_next)
         known = self.said.known([*wanted, *(one.latent for one in found.latents())])
-        body = plain(found, known, wanted=wanted, by=by, top=top, pushed=lambda some: self.promoted(some, n_pushed))
+        body = plain(found, known, wanted=wanted, by=by)
+        shown, no_lens = [row for row in body["latents"] if row["wanted"]] or body["latents"][:top], None
+        try:
+            pushed = self.promoted([row["latent"] for row in shown], n_pushed)
+        except SpecError as error:  # of one who looks at what an MLP reads, for one
+            pushed, no_lens = [((), ())] * len(shown), str(error)
+        for row, (up, down) in zip(shown, pushed, strict=True):
+            row |= {"promoted": [list(each) for each in up], "suppressed": [list(each) for each in down]}
         about = {
             "sae": f"{self.artifact.stage}/{self.artifact.key}",
             "kind": subject.sae.sae.spec.payload().get("kind"),
@@ -200,18 +207,22 @@ class OpenSAE:
             "model": subject.lm.name,
             "explanations": list(self.said.explain),
             "scorers": list(self.said.scorers),
+            "no_lens": no_lens,
         }
         return Inspected(found, {**about, **body})
 
     def promoted(self, latents: Sequence[int], n: int = 10) -> list[tuple[tuple[Pushed, ...], tuple[Pushed, ...]]]:
-        """For each latent the tokens that its decoder row pushes up most, and down, with their logits; none for what an MLP reads."""
-        from tasks.lm.lens import Lens, in_stream
+        """For each latent the tokens that its decoder row pushes up most, and down, with their logits.
+
+        Raises ``SpecError`` for an SAE whose rows have no way to the residual stream.
+        """
+        from tasks.lm.lens import Lens, to_stream
         from tasks.steering.push import check_latents
 
         subject = self.subject
         check_latents(subject.sae, latents)
-        rows = in_stream(subject.lm, subject.sae, subject.sae.W_dec_ND[list(latents)])
-        return [((), ())] * len(latents) if rows is None else Lens(subject.lm).told(rows, n)
+        directions = to_stream(subject.lm, subject.sae)
+        return Lens(subject.lm).told(directions(subject.sae.W_dec_ND[list(latents)]), n) if latents else []
 
     @overload
     def steer(self, turned: Mapping[int, float], prompts: str, n_tokens: int = 40, **options: Any) -> str: ...

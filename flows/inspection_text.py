@@ -48,6 +48,8 @@ def show(body: Body, top: int, rows: int) -> None:
     if table.row_count:
         console.print()
         console.print(table)
+        if body["no_lens"]:
+            console.print(Text(f"no tokens promoted or suppressed: {clean(body['no_lens'])}"))
 
 
 def shown(text: str, most: int | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,14 +21,11 @@ def plain(
     *,
     wanted: Sequence[int] = (),
     by: str = "sum",
-    top: int = 10,
-    pushed: Callable[[Sequence[int]], Sequence[tuple[Sequence[Any], Sequence[Any]]]] | None = None,
 ) -> dict[str, Any]:
     """All of an inspection: ``figures``, ``prompts`` with their tokens and every active latent of each, and ``latents``.
 
     ``latents`` are those that are active on any prompt, ranked ``by`` one of ``ORDERS``, behind the ``wanted``, which are
-    there whether active or not. ``pushed`` tells of latents the tokens that their decoder rows push up and down (``Lens.told``);
-    it is asked about the wanted, or where none are about the ``top``. Raises ``SpecError`` for an order there is not.
+    there whether active or not. Raises ``SpecError`` for an order there is not.
     """
     if by not in ORDERS or (by == "attribution" and not all(seen.attributed for seen in found.prompts)):
         there = ORDERS if by not in ORDERS else ORDERS[:-1]
@@ -45,9 +42,6 @@ def plain(
     rows = [*first, *active.values()]
     for row in rows:
         row |= {**_known(known.get(row["latent"], NOTHING)), "wanted": row["latent"] in wanted}
-    shown = (first or rows[:top]) if pushed is not None else []
-    for row, (up, down) in zip(shown, pushed([row["latent"] for row in shown]) if pushed and shown else (), strict=True):
-        row |= {"promoted": [list(each) for each in up], "suppressed": [list(each) for each in down]}
     return {
         "hookpoint": found.hookpoint,
         "n_latents": found.n_latents,

@@ -22,7 +22,10 @@ from tasks.spec import SpecError
 from tests.small import overrides
 
 PROMPT = "The cat saw a red apple in the garden."
-HOSTILE = '</script><img src=x onerror="document.title=\'XSS\'">\x1b[31m\x1b]0;owned\x07 the cat\u202e saw\x9b2J a\u2066 dog\r\x00\U000e0041 {{7*7}}'
+HOSTILE = (
+    """</script><img src=x onerror="document.title='XSS'">\x1b[31m"""
+    "\x1b]0;own\x07 cat\u202e saw\x9b2J a\u2066 dog\r\x00\U000e0041 {{7*7}}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +78,9 @@ def test_the_terminal_shows_tokens_latents_labels_losses_and_what_rows_promote(s
         line = next(line for line in lines if re.match(rf" *{token['position']} +{re.escape(token['token'].replace(' ', '␣'))} ", line))
         strongest = token["latents"][0]
         assert f"{token['relative_error']:.3f}" in line and f"{strongest['latent']} " in line and f"{strongest['value']:.2f}" in line
-    assert [row["latent"] for row in body["latents"][:10]] == [
-        int(line.split()[0]) for line in lines[next(i for i, x in enumerate(lines) if x.startswith("latent ")) + 1 :] if re.match(r" {0,6}\d", line)
-    ]
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("latent ")) + 1 :]
+    ranked = [int(line.split()[0]) for line in below if re.match(r" {0,6}\d", line)]
+    assert ranked == [row["latent"] for row in body["latents"][:10]]
 
 
 def test_json_has_all_and_agrees_with_the_api(saint, store, sae):
@@ -241,7 +244,7 @@ def test_explanations_can_be_named_and_those_of_another_sae_are_refused(store, s
     named_ones = open_sae(named(store, "train"), store, explain=named(store, "explain"))
     assert named_ones.explanations == sae.explanations
     with pytest.raises(SpecError, match="is no explanations"):
-        open_sae(named(store, "train"), store, explain=named(store, "lm")).explanations
+        _ = open_sae(named(store, "train"), store, explain=named(store, "lm")).explanations
 
 
 # in a browser

@@ -12,7 +12,7 @@ from tasks.inspection.known import Known
 from tasks.inspection.looking import inspect, latents_of, ordered
 from tasks.inspection.plain import plain
 from tasks.lm.language_model import LanguageModel
-from tasks.lm.lens import Lens, in_stream
+from tasks.lm.lens import Lens, to_stream
 from tasks.norms.base import FittedNorm
 from tasks.norms.none import NoNorm
 from tasks.saes.base import Latents
@@ -184,8 +184,7 @@ def test_a_crosscoder_replaces_all_that_it_writes_at_once(lm):
     log_p = by_hand(subject, "The cat saw a stone.", dict(zip(blocks, hat.chunk(2, 1), strict=True)))
     loss = -log_p[:-1].gather(1, torch.tensor(seen.token_id[1:])[:, None])[:, 0]
     np.testing.assert_allclose(seen.runs["sae"].loss_T[1:], loss, atol=2e-5)
-    pushed = in_stream(lm, subject.sae, subject.sae.W_dec_ND[:3])
-    assert torch.equal(pushed, subject.sae.W_dec_ND[:3, lm.d_model :])
+    assert seen.attributed is not None and np.abs(seen.attributed.value_TK).max() > 0
 
 
 @pytest.mark.parametrize("norm", ["rms", "token"])
@@ -232,7 +231,7 @@ def test_latents_over_prompts_are_summed_and_ranked():
 
 def test_the_lens_tells_the_word_that_a_planted_row_says():
     subject = world()
-    rows = in_stream(subject.lm, subject.sae, subject.sae.W_dec_ND)
+    rows = to_stream(subject.lm, subject.sae)(subject.sae.W_dec_ND)
     told = Lens(subject.lm).told(rows, 3)
     assert [up[0][0] for up, _ in told] == [f" {word}" for word in WORDS]
     gain = subject.lm.model.model.norm.weight
@@ -245,7 +244,7 @@ def test_the_lens_tells_the_word_that_a_planted_row_says():
 def test_the_plain_form_has_all_and_every_number_is_finite():
     found = inspect(world(), PROMPTS, attribute=True)
     known = {WORDS.index("cat"): Known("ok", "the word cat", {"detection": 0.9}, 4.0, 0.01)}
-    body = plain(found, known, wanted=[7], pushed=lambda latents: [((("a", 1.0),), (("b", -1.0),))] * len(latents))
+    body = plain(found, known, wanted=[7])
 
     def numbers(value):
         if isinstance(value, dict):
@@ -254,22 +253,22 @@ def test_the_plain_form_has_all_and_every_number_is_finite():
 
     assert all(math.isfinite(n) for n in numbers(body) if isinstance(n, float))
     assert [row["latent"] for row in body["latents"] if row["wanted"]] == [7] and body["latents"][0]["latent"] == 7
-    assert body["latents"][0]["promoted"] == [["a", 1.0]] and "promoted" not in body["latents"][1]
     cat = next(row for row in body["latents"] if row["latent"] == WORDS.index("cat"))
     assert (cat["label"], cat["scores"], cat["largest"]) == ("the word cat", {"detection": 0.9}, 4.0)
     for prompt, seen in zip(body["prompts"], found.prompts, strict=True):
         assert [t["l0"] for t in prompt["tokens"]] == [None, *seen.l0_T[1:].tolist()]
         assert sum(len(t["latents"]) for t in prompt["tokens"]) == int((seen.value_TK > 0).sum())
-    assert [row["max"] for row in plain(found, {}, by="max")["latents"]] == sorted((r["max"] for r in body["latents"] if r["sum"]), reverse=True)
+    largest = [row["max"] for row in plain(found, {}, by="max")["latents"]]
+    assert largest == sorted((row["max"] for row in body["latents"] if row["sum"]), reverse=True)
 
 
 def test_foreign_text_on_the_page_is_data_that_nothing_obeys():
     from tasks.reporting.inspection import page
 
-    body = plain(inspect(world(), PROMPTS, attribute=True), {0: Known("ok", HOSTILE, {"detection": 0.9})}, pushed=lambda some: [(((HOSTILE, 1.0),), ())] * len(some))
-    body["prompts"][0]["tokens"][1]["token"] = HOSTILE
-    body["prompts"][0]["text"] = HOSTILE
-    about = {"sae": "train/" + "0" * 64, "lm": "lm/" + "0" * 64, "model": HOSTILE, "kind": "topk", "explanations": [], "scorers": ["detection"]}
+    body = plain(inspect(world(), PROMPTS, attribute=True), {0: Known("ok", HOSTILE, {"detection": 0.9})})
+    body["prompts"][0]["tokens"][1]["token"] = body["prompts"][0]["text"] = HOSTILE
+    body["latents"][0] |= {"promoted": [[HOSTILE, 1.0]], "suppressed": []}
+    about = {"sae": "train/" + "0" * 64, "model": HOSTILE, "kind": "topk", "explanations": [], "scorers": ["detection"]}
     for shown in (page({**about, **body}), page({**about, **body, "prompts": body["prompts"][:1]})):
         assert "<img" not in shown and shown.count("</script>") == 2
         assert not set("\x1b\u202e\u2066\x00\U000e0041") & set(shown) and "\\u202e" in shown and "\\u001b" in shown
@@ -285,7 +284,8 @@ def test_latents_by_themselves_are_those_of_an_inspection(lm):
     texts = ["The cat saw a stone.", "a bird"]
     for seen, latents in zip(inspect(subject, texts).prompts, latents_of(subject, subject.prompts(texts)), strict=True):
         assert latents.index_BK.shape[0] == len(seen.keep)
-        torch.testing.assert_close(dense_table(seen, 96), torch.zeros(len(seen.keep), 96).scatter_reduce(1, latents.index_BK, latents.value_BK, "amax"), atol=1e-4, rtol=1e-4)
+        table = torch.zeros(len(seen.keep), 96).scatter_reduce(1, latents.index_BK, latents.value_BK, "amax")
+        torch.testing.assert_close(dense_table(seen, 96), table, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
