@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.nn.functional as F
 
-from tasks.saes.topk import TopK, TopKLearner
+from tasks.learning.sparse import SparseLearner as TopKLearner
+from tasks.saes.topk import TopK
 
 
 class Dense:
