@@ -1,4 +1,4 @@
-"""The training loop: schedules, looks at the validation split, checkpoints. Shapes: B tokens of a batch, D d_in, N n_latents."""
+"""The training loop: schedules, looks at the validation split, checkpoints. Shapes: B tokens of a batch, D d_in, O d_out, N n_latents."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.activations import Activations
 from tasks.lazy import torch
-from tasks.norms.base import FittedNorm
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from artifacts.aligned import Shard
     from tasks.learning.base import Learner
+    from tasks.norms._sites import SiteNorms
+    from tasks.norms.base import FittedNorm
     from tasks.train import TrainSpec
+
+    Pair = tuple[Tensor, Tensor | None]
 
 
 class Fit:
     """The training loop and all of its state: what a checkpoint holds and a resumed run goes on from."""
 
     def __init__(
-        self, spec: TrainSpec, learner: Learner, norm: FittedNorm, device: Any, validation: Sequence[Tensor]
+        self, spec: TrainSpec, learner: Learner, norm: FittedNorm | SiteNorms, device: Any, validation: Sequence[Pair]
     ) -> None:
         self.spec, self.learner, self.norm, self.device, self.validation = spec, learner, norm, device, validation
         self.step = 0
@@ -42,12 +45,12 @@ class Fit:
         stream = batches(self.step)
         begun = time.monotonic()
         try:
-            for x_BD in stream:
-                y_BD, _ = self.norm.apply(x_BD.to(self.device, non_blocking=True))
+            for row_BR in stream:
+                x_BD, y_BO = self.norm.pair(row_BR.to(self.device, non_blocking=True))
                 if self.step == 0:  # the data mean is where a dictionary without latents would sit
-                    self.learner.sae.b_dec_D.detach().copy_(y_BD.mean(0))
+                    self.learner.sae.b_dec_D.detach().copy_((x_BD if y_BO is None else y_BO).mean(0))
                 lr = peak * spec.schedule(self.step)
-                found = self.learner.step(y_BD, lr)
+                found = self.learner.step(x_BD, lr) if y_BO is None else self.learner.step(x_BD, lr, y_BO)
                 self.step += 1
                 if self.step % spec.validate_every and self.step != n_steps:
                     yield {}
@@ -84,13 +87,14 @@ class Fit:
         """FVU and L0 on the validation rows."""
         sae, error, fires, n = self.learner.sae, 0.0, 0.0, 0
         with torch.no_grad():
-            mean = sum(y.double().sum(0) for y in self.validation) / sum(map(len, self.validation))
-            spread = sum((y.double() - mean).square().sum() for y in self.validation)
-            for y_BD in self.validation:
-                latents = sae.encode(y_BD)
-                error += (sae.decode(latents) - y_BD).double().square().sum()
+            targets = [x if y is None else y for x, y in self.validation]
+            mean = sum(y.double().sum(0) for y in targets) / sum(map(len, targets))
+            spread = sum((y.double() - mean).square().sum() for y in targets)
+            for (x_BD, _), y_BO in zip(self.validation, targets, strict=True):
+                latents = sae.encode(x_BD)
+                error += (sae.decode(latents, x_BD) - y_BO).double().square().sum()
                 fires += (latents.value_BK > 0).sum()
-                n += len(y_BD)
+                n += len(x_BD)
         return {"fvu": float(error / spread), "l0": float(fires / n)}
 
     def _out_of_patience(self) -> bool:
@@ -128,17 +132,18 @@ class Fit:
         self._best, self._looks_since_best = body["best"], body["looks_since_best"]
 
 
-def validation_rows(shards: Sequence[Activations], n_tokens: int, norm: FittedNorm, device: Any) -> list[Tensor]:
-    """Normalised validation rows, in pieces of at most 4,096, spread evenly over the shards."""
+def validation_rows(shards: Sequence[Shard], n_tokens: int, norm: FittedNorm | SiteNorms, device: Any) -> list[Pair]:
+    """Normalised validation rows (what is read, and what is written where that is another), in pieces of at most 4,096, spread
+    evenly over the shards."""
     pieces = []
     for shard in shards:
         want = -(-n_tokens // len(shards))
-        pieces += [norm.apply(rows.to(device))[0] for _, rows in _first(shard, want)]
+        pieces += [norm.pair(rows.to(device)) for _, rows in _first(shard, want)]
     if not pieces:
         raise SpecError("the validation split has no rows, but training is watched on it; make corpus.validation larger")
     return pieces
 
 
-def _first(shard: Activations, n: int) -> Iterator[tuple[int, Tensor]]:
+def _first(shard: Shard, n: int) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, min(n, shard.n_rows), 4096):
         yield start, shard.activations(start, min(start + 4096, n, shard.n_rows))

@@ -1,17 +1,23 @@
-"""Train an SAE on shuffled rows of captured activations. Shapes: B tokens of a batch, D d_in, N n_latents."""
+"""Train an SAE on shuffled rows of captured activations. Shapes: B tokens of a batch, D d_in, N n_latents.
+
+Where it reads and writes (``tasks.lm.sites``) decides whether it is an SAE, a transcoder or a crosscoder: captures of several
+hookpoints are read side by side, each under the norm of its own.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from artifacts.activations import Activations
 from artifacts.shuffled import ShuffledRows
 from tasks.fitting import Fit, validation_rows
 from tasks.lazy import pa, pq, torch
+from tasks.lm.sites import Sites, shards_at
+from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm
 from tasks.saes.base import SAESpec
 from tasks.spec import Spec, SpecError
@@ -24,8 +30,13 @@ _CHECKPOINT = "checkpoint"
 class TrainSpec(Spec):
     """What is trained, for how long."""
 
+    KEEPS_KEY: ClassVar[dict[str, Any]] = {"sites": None}
+
     sae: SAESpec
     """The kind of SAE and its numbers."""
+
+    sites: str | None = None
+    """Where it reads and writes, ``reads:writes``, where that is more than the one hookpoint of its shards; null: that one."""
 
     n_tokens: int = Field(1_280_000, ge=1)
     """Rows trained on, repeats counted: a small capture is read several times."""
@@ -75,24 +86,25 @@ class TrainSpec(Spec):
 
 @stage("train", version=1, tags=("gpu",))
 def train(job: Job[TrainSpec]) -> Summary:
-    """Train one SAE. Inputs: ``shards`` and ``validation`` (captures), ``norm``. Resumes from its last checkpoint."""
+    """Train one SAE. Inputs: ``shards`` and ``validation`` (captures of all its hookpoints), ``norm`` (one for each hookpoint, in the
+    order of ``Sites.hookpoints``). Resumes from its last checkpoint."""
     from tasks.lm.loading import device_of
 
     spec, device = job.spec, torch.device(device_of(job.runtime))
-    shards = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("shards")]
-    held_out = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("validation")]
-    norm = FittedNorm.open(job.one("norm").path).to(device)
-    facts = job.many("shards")[0].summary
-    d_in = shards[0].d
-    spec.sae.check(d_in)
-    sae = spec.sae.build(d_in, spec.seed).to(device=device)
+    sites = Sites.parse(spec.sites or job.many("shards")[0].summary["hookpoint"])
+    shards, held_out = (shards_at(job.many(name), sites.hookpoints) for name in ("shards", "validation"))
+    widths = {opened.summary["hookpoint"]: opened.summary["d_in"] for opened in job.many("shards")}
+    norm = norm_of(sites, [FittedNorm.open(opened.path) for opened in job.many("norm")], widths).to(device)
+    d_in, d_out = (sum(widths[h] for h in side) for side in (sites.reads, sites.writes))
+    spec.sae.check(d_in, d_out)
+    sae = spec.sae.build(d_in, spec.seed, d_out).to(device=device)
     rows = ShuffledRows(shards, spec.batch_tokens, seed=spec.seed, prefetch=job.runtime.prefetch_batches)
     learner = sae.learner(dead_after_tokens=spec.dead_after_tokens)
     fit = Fit(spec, learner, norm, device, validation_rows(held_out, spec.validation_tokens, norm, device))
     fit.recover(job.attempt.recover(_CHECKPOINT))
     wandb = _wandb(job) if job.runtime.wandb else None
     saved = time.monotonic()
-    with job.progress.bar(f"train {facts['hookpoint']}", spec.n_tokens, "tokens") as bar:
+    with job.progress.bar(f"train {sites}", spec.n_tokens, "tokens") as bar:
         bar.advance(fit.step * spec.batch_tokens)
         for figures in fit.run(rows.batches):
             bar.advance(spec.batch_tokens, **figures)
@@ -108,7 +120,7 @@ def train(job: Job[TrainSpec]) -> Summary:
     pq.write_table(pa.Table.from_pylist(fit.log), job.out / "log.parquet")
     captured = {"capture": job.many("shards")[0].manifest.spec, "lm": job.many("shards")[0].manifest.inputs["lm"]}
     about = {"seed": spec.seed, "n_tokens": fit.step * spec.batch_tokens, "train": spec.payload(), **captured}
-    TrainedSAE(learner.sae, norm, facts["hookpoint"], about).save(job.out)
+    TrainedSAE(learner.sae, norm, str(sites), about).save(job.out)
     last = next(row for row in reversed(fit.log) if row["split"] == "validation")
     return {
         "fvu": last["fvu"],
@@ -119,8 +131,16 @@ def train(job: Job[TrainSpec]) -> Summary:
         "tokens_per_second": round(fit.step * spec.batch_tokens / max(fit.seconds, 1e-9)),
         "n_latents": sae.n_latents,
         "d_in": d_in,
-        "hookpoint": facts["hookpoint"],
+        "hookpoint": str(sites),
+        **({} if sites.one else {"d_out": d_out}),
     }
+
+
+def norm_of(sites: Sites, norms: Sequence[FittedNorm], widths: Mapping[str, int]) -> FittedNorm | SiteNorms:
+    """The norm of an SAE's rows, of those of its hookpoints. Raises ``SpecError`` where that of a transcoder cannot be undone."""
+    if sites.one:
+        return norms[0]
+    return SiteNorms(sites.reads, sites.writes, dict(zip(sites.hookpoints, norms, strict=True)), widths)
 
 
 def _wandb(job: Job[TrainSpec]) -> Any:
