@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import torch
@@ -15,32 +16,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.formats.base import Portable
+    from tasks.norms._sites import SiteNorms
+    from tasks.saes.base import SAE
 
 
 class Affine(NamedTuple):
-    """y = there x + shift, and back: x = back y + centre. float64; a norm's, the same for all tokens."""
+    """y = there x + shift of what is read, and back: x = back y + centre of what is written. float64, the same for all tokens."""
 
     there_DD: Tensor
     shift_D: Tensor
-    back_DD: Tensor
-    centre_D: Tensor
+    back_OO: Tensor
+    centre_O: Tensor
 
     @staticmethod
-    def of(norm: FittedNorm, d: int) -> Affine:
+    def of(norm: FittedNorm | SiteNorms, d_in: int, d_out: int) -> Affine:
         """A norm's own, found by what it does to 0 and to each direction. Raises ``SpecError`` where tokens have each theirs."""
-        state = {name: value.double() for name, value in norm.state.items()}
-        zero, one = torch.zeros(1, d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
-        shift, undo = norm.norm.apply(state, zero)
-        if undo is not None:
-            kind = getattr(norm.norm, "kind", "")
-            raise SpecError(
-                f"norm = {kind!r}, but it has a scale for each token, which no weights can hold and this format cannot say; "
-                "export to saelens, which has layer_norm and constant_norm_rescale, or train with norm=rms"
-            )
-        there = norm.norm.apply(state, one)[0] - shift
-        centre = norm.norm.invert(state, zero, None)
-        back = norm.norm.invert(state, one, None) - centre
-        return Affine(there.T, shift[0], back.T, centre[0])
+        if isinstance(norm, FittedNorm):
+            reads, writes = [(norm, d_in)], [(norm, d_out)]
+        else:
+            reads, writes = ([(norm.norms[h], norm.widths[h]) for h in side] for side in (norm.reads, norm.writes))
+        there, shift = zip(*(_there(*one) for one in reads), strict=True)
+        back, centre = zip(*(_back(*one) for one in writes), strict=True)
+        return Affine(torch.block_diag(*there), torch.cat(shift), torch.block_diag(*back), torch.cat(centre))
 
     def folded(self, tensors: Mapping[str, Tensor], subtract: bool, subtracts: bool | None = None) -> dict[str, Tensor]:
         """Weights for x of an SAE of y: its latents and, in units of x, its reconstructions are the same.
@@ -49,16 +46,13 @@ class Affine(NamedTuple):
         """
         found = {name: tensor.double() for name, tensor in tensors.items()}
         b_dec, W_enc = found["b_dec_D"], found["W_enc_ND"]
-        if found["W_dec_ND"].shape[1] != W_enc.shape[1] and not self.is_nothing:
-            raise SpecError("a norm of what an SAE reads cannot be undone in what it writes elsewhere; train with norm=none")
         offset_N = W_enc @ (self.shift_D - b_dec if subtract else self.shift_D)
         found["W_enc_ND"] = _times(W_enc, self.there_DD)
-        found["W_dec_ND"] = _times(found["W_dec_ND"], self.back_DD.T)
-        found["b_dec_D"] = b_dec @ self.back_DD.T + self.centre_D if not self.is_nothing else b_dec
+        found["W_dec_ND"] = _times(found["W_dec_ND"], self.back_OO.T)
         if "W_skip_OD" in found:
-            skip = found["W_skip_OD"]
-            found["b_dec_D"] = found["b_dec_D"] + (self.back_DD @ (skip @ self.shift_D) if not self.is_nothing else 0)
-            found["W_skip_OD"] = skip if self.is_nothing else self.back_DD @ skip @ self.there_DD
+            b_dec = b_dec + found["W_skip_OD"] @ self.shift_D
+            found["W_skip_OD"] = _times(_times(found["W_skip_OD"], self.there_DD).T, self.back_OO.T).T
+        found["b_dec_D"] = _times(b_dec[None], self.back_OO.T)[0] + self.centre_O
         if subtract if subtracts is None else subtracts:
             offset_N = offset_N + found["W_enc_ND"] @ found["b_dec_D"]
         for name in ("b_enc_N", "b_gate_N"):
@@ -68,10 +62,28 @@ class Affine(NamedTuple):
             found["b_mag_N"] = found["b_mag_N"] + found["r_mag_N"].exp() * offset_N
         return {name: tensor.float().contiguous() for name, tensor in found.items()}
 
-    @property
-    def is_nothing(self) -> bool:
-        """Whether x and y are the same."""
-        return bool((self.there_DD == torch.eye(len(self.there_DD))).all()) and not bool(self.shift_D.any())
+
+def _doubled(norm: FittedNorm) -> dict[str, Tensor]:
+    if norm.norm.PER_TOKEN:
+        raise SpecError(
+            f"norm = {getattr(norm.norm, 'kind', '')!r}, but it has a scale for each token, which no weights can hold and this "
+            "format cannot say; export to saelens where it is layer_norm (epsilon 1e-5, epsilon_back=false) or length, or train with norm=rms"
+        )
+    return {name: value.cpu().double() for name, value in norm.state.items()}
+
+
+def _there(norm: FittedNorm, d: int) -> tuple[Tensor, Tensor]:
+    """Matrix and shift of a norm's way there."""
+    state = _doubled(norm)
+    shift = norm.norm.apply(state, torch.zeros(1, d, dtype=torch.float64))[0]
+    return (norm.norm.apply(state, torch.eye(d, dtype=torch.float64))[0] - shift).T, shift[0]
+
+
+def _back(norm: FittedNorm, d: int) -> tuple[Tensor, Tensor]:
+    """Matrix and shift of a norm's way back."""
+    state = _doubled(norm)
+    centre = norm.norm.invert(state, torch.zeros(1, d, dtype=torch.float64), None)
+    return (norm.norm.invert(state, torch.eye(d, dtype=torch.float64), None) - centre).T, centre[0]
 
 
 def _times(rows_ND: Tensor, matrix_DD: Tensor) -> Tensor:
@@ -88,13 +100,39 @@ def raw(it: Portable, subtract: bool | None = None) -> Portable:
     ``subtract``: whether its encoder is to read x - b_dec; None: as it does. Raises ``SpecError`` for a norm that cannot go
     into weights.
     """
-    was = it.sae.spec.subtract_b_dec
+    sae = unit_chosen(it.sae)
+    was = sae.spec.subtract_b_dec
     now = was if subtract is None else subtract
-    if isinstance(it.norm.norm, NoNorm) and was == now:
-        return it
-    tensors = Affine.of(it.norm, it.sae.d_in).folded(it.sae.weights(), was, now)
-    spec = it.sae.spec.model_copy(update={"subtract_b_dec": now})
+    if isinstance(it.norm, FittedNorm) and isinstance(it.norm.norm, NoNorm) and was == now:
+        return replace(it, sae=sae)
+    weights = {name: tensor.detach().cpu() for name, tensor in sae.weights().items()}
+    tensors = Affine.of(it.norm, sae.d_in, sae.d_out).folded(weights, was, now)
+    spec = sae.spec.model_copy(update={"subtract_b_dec": now})
     return replace(it, sae=spec.holding(tensors), norm=FittedNorm(NoNorm(), {}))
+
+
+def unit_chosen(sae: SAE) -> SAE:
+    """The same SAE, or where it chooses latents by pre-activation times length of their row, one with rows of length 1: latents
+    are then in units of that product."""
+    if not getattr(sae.spec, "rescale_by_row_norm", False):
+        return sae
+    if sae.spec.blocks != 1:
+        raise SpecError(f"sae.blocks = {sae.spec.blocks}, but no other tool measures decoder rows in parts; train without it")
+    tensors = {name: tensor.detach().clone() for name, tensor in sae.weights().items()}
+    rescaled(tensors)
+    return sae.spec.model_copy(update={"rescale_by_row_norm": False}).holding(tensors)
+
+
+def single_site(it: Portable, format: str) -> None:
+    """Raise ``SpecError`` for an SAE of several hookpoints side by side."""
+    if "+" in (it.hookpoint or ""):
+        raise SpecError(f"sae.hookpoint = {it.hookpoint!r}, but {format} has no crosscoders; it has SAEs of one hookpoint")
+
+
+def prefixes(sizes: Sequence[int], n_latents: int) -> tuple[float, ...]:
+    """Ends of the nested groups of a Matryoshka SAE as shares of its latents, the last one being all."""
+    ends = {min(end, n_latents) for end in accumulate(sizes) if end > 0} | {n_latents}
+    return tuple(end / n_latents for end in sorted(ends))
 
 
 def rescaled(tensors: dict[str, Tensor]) -> None:

@@ -26,7 +26,14 @@ from tasks.trained import TrainedSAE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.norms._sites import SiteNorms
+
 __all__ = ["Files", "Format", "Given", "Portable", "Tensors", "found_sae", "opened", "portable", "recognised"]
+
+
+_VECTORS = ("b_enc", "encoder.bias", "latent_bias", "b_gate", "gate_bias", "encoder_linear.bias", "b_E")
+_MATRICES = ("W_enc", "w_enc", "encoder.weight", "encoder_linear.weight", "W_E")
+"""What formats call the encoder's bias and its matrix."""
 
 
 class Given(Spec):
@@ -50,7 +57,7 @@ class Portable:
     """An SAE on its way from one tool to another: of a kind of ours, with its norm and what is known of it."""
 
     sae: SAE
-    norm: FittedNorm = field(default_factory=lambda: FittedNorm(NoNorm(), {}))
+    norm: FittedNorm | SiteNorms = field(default_factory=lambda: FittedNorm(NoNorm(), {}))
     hookpoint: str | None = None
     """In our names; None where the file does not say it, or in a way that has no name here."""
 
@@ -59,8 +66,9 @@ class Portable:
 
     @cached_property
     def trained(self) -> TrainedSAE:
-        """It, as it is used."""
-        return TrainedSAE(self.sae, self.norm, self.hookpoint or "", self.about)
+        """It, as it is used; where its hookpoint is not known, at one that will do for encoding and decoding."""
+        anywhere = "layers.0" if self.sae.d_in == self.sae.d_out else "layers.0.mlp_in:layers.0.mlp"
+        return TrainedSAE(self.sae, self.norm, self.hookpoint or anywhere, self.about)
 
 
 class Format(Spec):
@@ -90,6 +98,15 @@ class Format(Spec):
     def hookpoint(self, files: Files) -> str | None:
         """Where the SAE stands, as far as configs and path tell it without the weights."""
         return None
+
+    def sizes(self, files: Files) -> tuple[int, int] | None:
+        """n_latents and d_in by the weights' header, or None where it does not tell them as all formats do."""
+        shapes = files.shapes(self.weights(files))
+        n = next((shapes[name][0] for name in _VECTORS if len(shapes.get(name, ())) == 1), None)
+        matrix = next((shapes[name] for name in _MATRICES if len(shapes.get(name, ())) == 2), None)
+        if n is None or matrix is None or n not in matrix:
+            return None
+        return n, matrix[1] if matrix[0] == n else matrix[0]
 
     def weights(self, files: Files) -> str:
         """The file with its weights. Raises ``SpecError`` where there are several."""

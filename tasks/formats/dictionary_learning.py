@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tasks.formats._files import Files, Tensors, number
-from tasks.formats._folding import raw, rescaled
+from tasks.formats._folding import prefixes, raw, rescaled, single_site
 from tasks.formats._hooks import ours
 from tasks.formats.base import Format, Given, Portable, found_sae, portable
 from tasks.lazy import torch
@@ -100,7 +100,7 @@ class DictionaryLearning(Format):
                 raise files.wrong(name, f"has no k, and neither has {CONFIG}", "set sae.k=... to the active latents of a token")
             fields["k"] = int(k)
         if kind == "matryoshka":
-            fields["group_sizes"] = [int(n) for n in found["group_sizes"]] if "group_sizes" in found else None
+            fields["prefixes"] = prefixes([int(n) for n in found.get("group_sizes", ())], held.size("N"))
         if factor is not None:
             for ours_ in set(tensors) - {"W_enc_ND", "W_dec_ND", "r_mag_N"}:
                 tensors[ours_] = tensors[ours_] * factor
@@ -116,6 +116,9 @@ class DictionaryLearning(Format):
 
     def write(self, it: Portable, folder: Path) -> list[str]:
         kind, lost = it.sae.spec.kind, []
+        single_site(it, "dictionary_learning")
+        if getattr(it.sae.spec, "groupmax", False):
+            raise SpecError("sae.groupmax = true, but dictionary_learning has no groupmax; export to sparsify")
         if it.sae.spec.skip or it.sae.d_in != it.sae.d_out or ":" in (it.hookpoint or ""):
             raise SpecError("the SAE is a transcoder, but dictionary_learning has none; export to saelens or sparsify")
         architecture = next((cls for cls, ours_ in _KINDS.items() if ours_ == kind), None)
@@ -138,11 +141,13 @@ class DictionaryLearning(Format):
             "lm_name": it.about.get("model"), "layer": _layer(it.hookpoint), "submodule_name": it.hookpoint, "device": "cpu",
         }  # fmt: skip
         if kind in ("topk", "batchtopk", "matryoshka"):
-            found |= {"k": torch.tensor(sae.spec.k, dtype=torch.int32)}
+            trainer["k"] = max(1, round(sae.spec.k))
+            found |= {"k": torch.tensor(trainer["k"], dtype=torch.int32)}
             found.setdefault("threshold", torch.tensor(-1.0))
-            trainer["k"] = sae.spec.k
+            if trainer["k"] != sae.spec.k:
+                lost.append(f"k = {sae.spec.k:g}, which is whole there: {trainer['k']}")
         if kind == "matryoshka":
-            found["group_sizes"] = torch.tensor(sae.spec.groups(sae.n_latents), dtype=torch.int64)
+            found["group_sizes"] = torch.tensor(sae.spec.widths(sae.n_latents)).diff(prepend=torch.zeros(1, dtype=torch.int64))
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(found, folder / NAME)
         (folder / CONFIG).write_text(json.dumps({"trainer": trainer}, indent=1))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from tasks.formats._files import Files, Tensors, number
-from tasks.formats._folding import Affine, raw, rescaled
+from tasks.formats._folding import Affine, prefixes, raw, rescaled, single_site, unit_chosen
 from tasks.formats._hooks import lens, ours
 from tasks.formats.base import Format, Given, Portable, found_sae, portable
 from tasks.lazy import torch
-from tasks.norms.base import Norm
+from tasks.norms.base import FittedNorm, Norm
 from tasks.norms.layer_norm import LayerNorm
 from tasks.norms.length import Length
 from tasks.norms.none import NoNorm
@@ -26,6 +26,8 @@ from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tasks.norms._sites import SiteNorms
 
 CONFIG, NAME = "cfg.json", "sae_weights.safetensors"
 
@@ -107,7 +109,8 @@ class SAELens(Format):
         if kind in ("batchtopk", "matryoshka"):
             tensors["threshold"] = _threshold(files, held, given)
             if kind == "matryoshka":
-                fields["group_sizes"] = _groups(settings.get("matryoshka_widths"), held.size("N"))
+                widths = [int(w) for w in settings.get("matryoshka_widths") or ()]
+                fields["prefixes"] = prefixes([b - a for a, b in zip([0, *widths], widths, strict=False)], held.size("N"))
         elif kind == "jumprelu":
             log = "threshold" not in held and "log_threshold" in held
             threshold = held.take("log_threshold" if log else "threshold", shape="N")
@@ -116,7 +119,7 @@ class SAELens(Format):
             k = given.k or number(settings.get("k"))
             if k is None:
                 raise files.wrong(CONFIG, f"says no k, and {architecture} needs it", "set sae.k=... to its active latents per token")
-            fields["k"] = max(1, round(k))
+            fields["k"] = int(k) if kind == "topk" else k
         notes: list[str] = []
         tensors, norm = _unscaled(files, config, given, tensors, fields, notes)
         sae = found_sae(kind, tensors, **fields)
@@ -135,9 +138,12 @@ class SAELens(Format):
     def write(self, it: Portable, folder: Path) -> list[str]:
         from safetensors.torch import save_file
 
-        kind, norm, lost = it.sae.spec.kind, it.norm.norm, []
-        normalize = _named_norm(norm)
-        sae = it.sae if normalize != "none" else raw(it).sae
+        kind, lost = it.sae.spec.kind, []
+        single_site(it, "SAELens")
+        if getattr(it.sae.spec, "groupmax", False):
+            raise SpecError("sae.groupmax = true, but SAELens has no groupmax; export to sparsify")
+        normalize = _named_norm(it.norm)
+        sae = unit_chosen(it.sae) if normalize != "none" else raw(it).sae
         at, _, to = (it.hookpoint or "").partition(":")
         is_transcoder = bool(to) or sae.d_in != sae.d_out or sae.spec.skip
         architecture = "jumprelu" if kind in ("batchtopk", "matryoshka") else kind
@@ -207,12 +213,6 @@ def _threshold(files: Files, held: Tensors, given: Given) -> Tensor:
     return held.take("topk_threshold").clamp_min(0)
 
 
-def _groups(widths: Any, n_latents: int) -> list[int]:
-    """Sizes of the groups, of the nested prefixes' widths."""
-    ends = sorted({*(int(w) for w in widths or ()), n_latents})
-    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-
-
 def _unscaled(
     files: Files, config: _Config, given: Given, tensors: dict[str, Tensor], fields: Mapping[str, Any], notes: list[str]
 ) -> tuple[dict[str, Tensor], Norm]:
@@ -253,8 +253,9 @@ def _unscaled(
     return tensors, norm
 
 
-def _named_norm(norm: Norm) -> str:
+def _named_norm(fitted: FittedNorm | SiteNorms) -> str:
     """Their name of a norm that each token has for itself; ``none`` for all others, which fold."""
+    norm = fitted.norm if isinstance(fitted, FittedNorm) else None
     if isinstance(norm, LayerNorm) and norm.epsilon == 1e-5 and not norm.epsilon_back:
         return "layer_norm"
     return "constant_norm_rescale" if isinstance(norm, Length) else "none"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tasks.formats._files import Files, Tensors, number
-from tasks.formats._folding import raw
+from tasks.formats._folding import raw, single_site
 from tasks.formats._hooks import ours
 from tasks.formats.base import Format, Given, Portable, found_sae, portable
 from tasks.lazy import torch
@@ -64,7 +64,7 @@ class Sparsify(Format):
             tensors["W_skip_OD"] = held.take("W_skip", shape="DD")
         fields: dict[str, Any] = {"k": int(k), "skip": skip, "subtract_b_dec": not config.get("transcode", False)}
         if activation == "groupmax":
-            fields["activation"] = "groupmax"
+            fields["groupmax"] = True
         sae = found_sae("topk", tensors, **fields)
         folders = files.origin.split("/")
         about = {
@@ -82,6 +82,7 @@ class Sparsify(Format):
         from safetensors.torch import save_file
 
         spec = it.sae.spec
+        single_site(it, "sparsify")
         if spec.kind != "topk" or it.sae.d_in != it.sae.d_out:
             what = f"sae.kind = {spec.kind!r}" if spec.kind != "topk" else f"d_out = {it.sae.d_out} of an SAE with d_in {it.sae.d_in}"
             raise SpecError(f"{what}, but sparsify has topk and groupmax of one width only; export to saelens or dictionary_learning")
@@ -92,7 +93,7 @@ class Sparsify(Format):
         length_N = weights["W_dec_ND"].norm(dim=-1)
         unit = bool(torch.allclose(length_N, torch.ones_like(length_N), atol=1e-4))
         config = {
-            "activation": getattr(spec, "activation", "topk"), "expansion_factor": max(1, round(sae.n_latents / sae.d_in)),
+            "activation": "groupmax" if spec.groupmax else "topk", "expansion_factor": max(1, round(sae.n_latents / sae.d_in)),
             "normalize_decoder": unit, "num_latents": sae.n_latents, "k": spec.k, "multi_topk": False,
             "skip_connection": spec.skip, "transcode": not spec.subtract_b_dec, "d_in": sae.d_in,
         }  # fmt: skip

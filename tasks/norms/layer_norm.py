@@ -6,7 +6,7 @@ same), yym68686/saint (epsilon 1e-6, part of the way back as well). ``token`` di
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class LayerNorm(Norm):
     """Each row less its own mean, over its own standard deviation. Its length is lost to the SAE, and given back."""
+
+    PER_TOKEN: ClassVar[bool] = True
 
     kind: Literal["layer_norm"] = "layer_norm"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tasks.norms.base import Norm
 
@@ -15,6 +15,8 @@ _SHORTEST = 1e-12
 
 class Length(Norm):
     """Each row over its own root mean square. Its length is lost to the SAE, and given back."""
+
+    PER_TOKEN: ClassVar[bool] = True
 
     kind: Literal["length"] = "length"
 
