@@ -1,10 +1,11 @@
 """Evaluate an SAE on held-out documents: how well it reconstructs, how often latents fire, what the model loses by it.
 
 Reconstruction is measured on the stored rows of the test split. The losses come from running the language model over the
-same contexts four times: as it is, and with the activations that the SAE writes replaced by what it gives, by zero and
-by their mean. What it gives is made from what it reads in the run that is as it is, and all that it writes (a crosscoder writes
-several hookpoints) is replaced at once. The BOS position (and any other special token) keeps its own activation in every run: what stands there is
-an attention sink of enormous norm that no SAE here was trained on, and zeroing it would flatter every SAE.
+same contexts four times: as it is, and with the activations that the SAE writes replaced by what it gives, by zero and by
+their mean. What it gives is made from what it reads in the run that is as it is; all that it writes (a crosscoder writes at
+several hookpoints) is replaced at once. The BOS position (and any other special token) keeps its own activation in every
+run: what stands there is an attention sink of enormous norm that no SAE here was trained on, and zeroing it would flatter
+every SAE.
 """
 
 from __future__ import annotations

@@ -243,12 +243,13 @@ def test_contexts_and_chunks_are_taken_at_even_distances(tmp_path):
     assert len(spread(chunks, 10**9)) == 10
 
 
-def test_shards_without_rows_are_told(world, tmp_path):
+def test_shards_without_rows_are_told(world, tmp_path, monkeypatch):
     from tasks.progress import Progress
     from tasks.stage import Job
 
     ActivationWriter(tmp_path / "activations.zarr", 2).close()
     empty = SimpleNamespace(path=tmp_path, artifact="capture/0123456789ab")
-    job = Job(None, EvaluateSpec(), {"shards": [empty]}, None, INLINE, Progress(), None)
+    monkeypatch.setattr(tasks.trained.TrainedSAE, "open", lambda *_, **__: Fake(lambda x: x))
+    job = Job(None, EvaluateSpec(), {"sae": None, "shards": (empty,)}, None, INLINE, Progress(), None)
     with pytest.raises(SpecError, match="evaluate has 1 shards without a row"):
         evaluate.run(job)
