@@ -217,6 +217,8 @@ class Tensors:
             held = ", ".join(self.found) or "nothing"
             raise self.files.wrong(self.name, f"has no {names[0]}, which {self.format} keeps there (it has {held})", "copy it again")
         tensor = self.found[name]
+        if not shape and tensor.numel() == 1:
+            tensor = tensor.reshape(())
         self._check(name, tuple(tensor.shape), shape)
         tensor = (tensor.mT if turn else tensor).float().contiguous()
         if not bool(torch.isfinite(tensor).all()):
