@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import peers
-from tasks.saes.topk import TopK, TopKLearner
+from tasks.learning.sparse import SparseLearner as TopKLearner
+from tasks.saes.topk import TopK
 
 
 class Dense:
