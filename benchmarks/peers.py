@@ -208,16 +208,16 @@ def _made(
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Figures of ``compared`` as text."""
-    head = f"{'':34}{'tokens/s':>10}{'tokens/CPU-s':>14}{'x dense':>9}{'x dense, CPU-s':>16}{'peak MB':>10}{'over import':>13}"
+    head = f"{'':40}{'tokens/s':>10}{'tokens/CPU-s':>14}{'x dense':>9}{'x dense, CPU-s':>16}{'peak MB':>10}{'over import':>13}"
     lines = [head]
     for label, f in found.items():
         if "error" in f:
-            lines.append(f"{label:34}  failed: {f['error'].splitlines()[0]}")
+            lines.append(f"{label:40}  failed: {f['error'].splitlines()[0]}")
             continue
         named = f"{label} {f['version']}"
         rate = f"{f['tokens_per_wall_second']:10.0f}{f['tokens_per_cpu_second']:14.0f}"
         lines.append(
-            f"{named:34}{rate}{f['times_wall']:9.2f}{f['times_cpu']:16.2f}{f['peak_mb']:10.0f}{f['growth_mb']:13.0f}"
+            f"{named:40}{rate}{f['times_wall']:9.2f}{f['times_cpu']:16.2f}{f['peak_mb']:10.0f}{f['growth_mb']:13.0f}"
         )
     return "\n".join(lines)
 
