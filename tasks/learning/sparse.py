@@ -164,7 +164,7 @@ class SparseLearner:
             for (block, d_dec), (_, d_enc) in zip(decoder, encoder, strict=True):
                 if sae.UNIT_ROWS:
                     W = sae.W_dec_ND[block]
-                    d_dec.sub_((d_dec * W).sum(-1, keepdim=True) * W)  # along the row only its length would change
+                    d_dec.addcmul_(W, (d_dec * W).sum(-1, keepdim=True), value=-1)  # along the row only its length would change
                 yield block, d_dec, d_enc
 
         shrink = None

@@ -46,7 +46,8 @@ class Pairs(NamedTuple):
     def where(self, kept_P: Tensor) -> Pairs:
         """Some of the pairs."""
         starts = F.pad(kept_P.cumsum(0), (1, 0))[self.starts_B1]
-        return Pairs(starts, self.index_P[kept_P], self.pre_P[kept_P])
+        which = kept_P.nonzero().squeeze(1)
+        return Pairs(starts, self.index_P[which], self.pre_P[which])
 
     def value_P(self) -> Tensor:
         """Activations."""
