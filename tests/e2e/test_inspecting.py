@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from artifacts.store import Store
 from flows.api import OpenSAE, open_sae
 from flows.cli import main
+from flows.lineage import recipe_of
+from tasks.adopt import AdoptSpec, adopt
 from tasks.spec import SpecError
+from tests.foreign import Weights, saelens
+from tests.making import make
 from tests.small import overrides
 
 PROMPT = "The cat saw a red apple in the garden."
@@ -160,6 +165,40 @@ def test_an_sae_whose_activations_are_gone_still_has_its_model(built, tmp_path):
         copy.delete(artifact)
     with pytest.raises(SpecError, match="which language model it is of"):
         open_sae(named(copy, "train"), copy).inspect("The cat")
+
+
+# an SAE of another tool
+
+
+@pytest.fixture(scope="module")
+def adopted(built, tmp_path_factory) -> tuple[OpenSAE, Weights]:
+    """A JumpReLU SAE in SAELens' format, in the same store."""
+    store, weights = Store.at(built / "store"), Weights(d=32, m=80)
+    weights.enc *= 4  # the small model's activations are small
+    at = {"hook_name": "blocks.1.hook_resid_post", "model_name": "small"}
+    folder = saelens(tmp_path_factory.mktemp("foreign"), "jumprelu", weights, metadata=at)
+    (lm,) = [a for a in store.artifacts() if a.stage == "lm"]
+    made = make(adopt(AdoptSpec(path=str(folder), any_model=True).pinned(), lm=recipe_of(store, lm)), store)
+    return open_sae(str(made.artifact), store, device="cpu"), weights
+
+
+def test_an_imported_sae_is_inspected_like_one_of_ours(adopted, saint):
+    sae, weights = adopted
+    assert str(sae.artifact).startswith("adopt/") and sae.hookpoint == "layers.1" and sae.n_latents == 80
+    one = sae.encode(PROMPT)
+    subject = sae.subject
+    (context,) = subject.prompts([PROMPT])
+    token, mask = torch.from_numpy(context.token_id)[None], torch.ones(1, len(context.token_id), dtype=torch.bool)
+    x = subject.lm.activations(token, mask, ["layers.1"])["layers.1"][0, 1:].numpy()
+    pre = weights.pre(x, subtract=True)
+    value = pre * (pre > weights.threshold)
+    ours = one.dense()[1:].numpy()
+    np.testing.assert_allclose(ours, value, atol=1e-4)
+    seen = sae.inspect(PROMPT).found.prompts[0]
+    assert seen.l0_T[1:].tolist() == (value > 0).sum(1).tolist() and len(set(seen.l0_T[1:].tolist())) > 1
+    np.testing.assert_allclose(seen.error_T[1:], np.linalg.norm(x - weights.out(value), axis=1), rtol=1e-4)
+    code, out, err = saint("inspect", str(sae.artifact), PROMPT)
+    assert code == 0 and "jumprelu, 80 latents" in out and f"no labels yet: saint explain {sae.artifact}" in out, err
 
 
 # in Python
