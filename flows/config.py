@@ -67,6 +67,9 @@ class Pipeline:
     report: ReportSpec
     runtime: Runtime
     backend: Place
+    init_from: str | None
+    """``stage/key`` of the SAE that training begins with."""
+
     plain: dict[str, Any]
     """The resolved configuration that all of it was read from; JSON."""
 
@@ -181,13 +184,20 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
             mining[name] = _kind(mining[name], group, package, f"mine.{name}")
     mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
+    training, where = dict(config["train"]), place(config["backend"])
+    init_from = training.pop("init_from", None)
+    if init_from is not None:
+        from flows.beginning import named
+
+        init_from = named(where.store(), str(init_from))
+        config = {**config, "train": {**training, "init_from": init_from}}  # the whole key, which stays that SAE's
     runtime = validated(Runtime, config["runtime"], "runtime")
     found = Pipeline(
         **nouns,
         scorers=_kinds(config["scorers"], "scorer", "scorers", "scorers"),
         hookpoints=hookpoints,
         capture=validated(CaptureSpec, {**capture, "hookpoint": hookpoints[0]}, "capture"),
-        train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
+        train=validated(TrainSpec, {**training, "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
         mine=validated(MineSpec, mining, "mine"),
         amplify=dict(config.get("amplify") or {}),
@@ -196,11 +206,16 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
-        backend=place(config["backend"]),
+        backend=where,
+        init_from=init_from,
         plain=dict(config),
     )
     if not given:
         _check_model(found)
+        if init_from is not None:
+            from flows.beginning import check
+
+            check(found)
     if given != "explain":
         _check_explainer(found)
     if found.client is not None:

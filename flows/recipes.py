@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flows import beginning
 from flows.config import Pipeline
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
@@ -66,7 +67,8 @@ def recipes(p: Pipeline) -> Wanted:
 
         training, validation, test = shards("train", p.capture.n_shards), shards("validation", 1), shards("test", 1)
         norm = normalise(NormaliseSpec(norm=p.norm), shards=training)
-        sae = train(p.train, shards=training, validation=validation, norm=norm)
+        init = {"init": beginning.recipe(p)} if p.init_from else {}
+        sae = train(p.train, shards=training, validation=validation, norm=norm, **init)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
         mined = windows(p, lm, sae, training + test)
         named = {

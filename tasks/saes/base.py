@@ -44,6 +44,9 @@ class SAESpec(Spec):
     MAKES: ClassVar[str] = ""
     """Name of the class of this kind's dictionary, in the kind's own file."""
 
+    SPARSITY: ClassVar[str] = ""
+    """The field that weighs a penalty on activity, for kinds that have one; training may let it rise from 0."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 
@@ -97,6 +100,10 @@ class SAE(ABC):
 
     SCALE_WITH_ROWS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_enc_N")
     """Tensors that are multiplied by the norm of a latent's decoder row when that row is brought to length 1."""
+
+    UNIT_ROWS: ClassVar[bool] = True
+    """Whether training keeps decoder rows at length 1. Kinds that leave them free weigh a latent's penalty by the length of
+    its row; they are brought to length 1 once, when training ends (``with_unit_rows``)."""
 
     EQUATION: ClassVar[str] = ""
     """The forward pass in one line, written into the saved file so that it explains itself."""
