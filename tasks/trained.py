@@ -71,7 +71,7 @@ class TrainedSAE:
         body = {
             "format": FORMAT,
             "version": VERSION,
-            "equation": self.sae.EQUATION,
+            "equation": self.sae.equation,
             "spec": self.sae.spec.payload(),
             "d_in": self.d_in,
             "n_latents": self.n_latents,
