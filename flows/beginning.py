@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.store import Store
 from flows.lineage import addressed, manifest_of, recipe_of
+from tasks.lm.sites import Sites
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -35,12 +36,15 @@ def check(p: Pipeline) -> None:
     store, artifact = p.store, addressed(p.init_from or "")
     manifest = manifest_of(store, artifact)
     facts = p.lm.facts()
+    one = Sites.parse(p.hookpoints[0])
+    d_in = one.widths(facts)[0] if one.one and facts is not None else None
     there: dict[str, Any] = {name: manifest.summary[name] for name in ("n_latents", "d_in") if name in manifest.summary}
     if artifact.stage == "train":
         there |= {name: manifest.spec["sae"].get(name, p.sae.KEEPS_KEY.get(name)) for name in ("kind", "skip", "subtract_b_dec")}
-        if (norm := store.find(addressed(manifest.inputs["norm"]))) is not None:
+        norms = manifest.inputs["norm"]
+        if isinstance(norms, str) and (norm := store.find(addressed(norms))) is not None:
             there["norm"] = norm.spec
-    check(p.sae, p.norm, None if facts is None else facts.d_model, there)
+    check(p.sae, p.norm, d_in, there)
 
 
 def recipe(p: Pipeline) -> Recipe:

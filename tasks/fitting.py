@@ -59,7 +59,7 @@ class Fit:
         if self.step == 0 and self._fresh:  # the data mean is where a dictionary without latents would sit
             sae.b_dec_D.detach().copy_((x_BD if y_BO is None else y_BO).mean(0))
         lr = self._peak * spec.schedule(self.step)
-        found = self.learner.step(x_BD, lr, *([] if y_BO is None else [y_BO]), **spec.annealed(self.step))
+        found = self.learner.step(x_BD, lr, y_BO, **spec.annealed(self.step))
         self.step += 1
         if spec.ema:
             self._follow(min(spec.ema, self.step / (self.step + 9)))  # young averages are short, or they remember the start

@@ -67,8 +67,9 @@ class Job(Generic[S]):
         return self.inputs[name]
 
     def many(self, name: str) -> tuple[Opened, ...]:
-        """The inputs of that name, in order."""
-        return tuple(self.inputs[name])
+        """The inputs of that name, in order; a single one is all there is."""
+        found = self.inputs[name]
+        return found if isinstance(found, tuple) else (found,)
 
 
 Unit = tuple[Job, ...]

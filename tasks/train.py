@@ -1,17 +1,22 @@
-"""Train SAEs on shuffled rows of captured activations. Those of a sweep that differ in nothing else share one read of the rows."""
+"""Train SAEs on shuffled rows of captured activations. Those of a sweep that differ in nothing else share one read of the rows.
+
+Where one reads and writes (``tasks.lm.sites``) decides whether it is an SAE, a transcoder or a crosscoder: captures of several
+hookpoints are read side by side, each under the norm of its own.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from artifacts.activations import Activations
 from artifacts.shuffled import ShuffledRows
 from tasks.fitting import Fit, Rows, fitted, validation_rows
 from tasks.lazy import pa, pq, torch
 from tasks.learning.beginning import begun
 from tasks.learning.schedule import TrainSpec
+from tasks.lm.sites import Sites, shards_at
+from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm
 from tasks.saes.base import SAE
 from tasks.spec import SpecError
@@ -26,8 +31,9 @@ _CHECKPOINT = "checkpoint"
 
 @stage("train", version=1, together="sae", at_most="saes_together", tags=("gpu",))
 def train(units: Iterator[Unit]) -> None:
-    """Train SAEs. Inputs: ``shards`` and ``validation`` (captures), ``norm``, and ``init`` where they begin with the weights of
-    an SAE that there is. Each resumes from its own last checkpoint. One that fails leaves the others alone."""
+    """Train SAEs. Inputs: ``shards`` and ``validation`` (captures of all its hookpoints), ``norm`` (one for each hookpoint, in the
+    order of ``Sites.hookpoints``), and ``init`` where they begin with the weights of an SAE that there is. Each resumes from its
+    own last checkpoint. One that fails leaves the others alone."""
     for unit in units:
         for jobs in _parts(unit):
             _train(jobs)
@@ -39,23 +45,28 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
 
     first, device = jobs[0], torch.device(device_of(jobs[0].runtime))
     spec, runtime, progress = first.spec, first.runtime, first.progress
-    shards, held_out = (
-        [Activations.open(opened.path, str(opened.artifact)) for opened in first.many(name)]
-        for name in ("shards", "validation")
-    )
-    chosen = FittedNorm.open(first.one("norm").path)
+    sites = Sites.parse(spec.sites or first.many("shards")[0].summary["hookpoint"])
+    shards, held_out = (shards_at(first.many(name), sites.hookpoints) for name in ("shards", "validation"))
+    widths = {opened.summary["hookpoint"]: opened.summary["d_in"] for opened in first.many("shards")}
+    d_in, d_out = (sum(widths[h] for h in side) for side in (sites.reads, sites.writes))
+    norms = [FittedNorm.open(opened.path) for opened in first.many("norm")]
     old = TrainedSAE.open(first.one("init")) if "init" in first.inputs else None
-    norm = (chosen if old is None else old.norm).to(device)  # weights mean what they do under the numbers they came with
+    # weights mean what they do under the numbers they came with
+    norm = (norm_of(sites, norms, widths) if old is None else old.norm).to(device)
+
+    def begin(spec: TrainSpec) -> SAE:
+        spec.sae.check(d_in, d_out)
+        return spec.sae.build(d_in, spec.seed, d_out) if old is None else begun(spec.sae, norms[0].norm, d_in, sites, old)
 
     def normalised(rows: Tensor) -> Rows:
-        return norm.apply(rows.to(device, non_blocking=True))[0], None
+        return norm.pair(rows.to(device, non_blocking=True))
 
     rows = ShuffledRows(shards, spec.batch_tokens, seed=spec.seed, prefetch=runtime.prefetch_batches)
     validation = validation_rows(held_out, spec.validation_tokens, normalised)
     jobs_of: dict[Fit, Job[TrainSpec]] = {}
     for job in jobs:
         try:
-            sae = _begun(job.spec, shards[0].d, chosen, old).to(device=device)
+            sae = begin(job.spec).to(device=device)
         except SpecError as error:
             job.failure = error
             continue
@@ -63,8 +74,7 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
         fit.recover(job.attempt.recover(_CHECKPOINT), device)
         jobs_of[fit] = job
     logs = {fit: _wandb(job, len(jobs)) if runtime.wandb else None for fit, job in jobs_of.items()}
-    hookpoint = first.many("shards")[0].summary["hookpoint"]
-    label = f"train {hookpoint}" + (f", {len(jobs)} SAEs" if len(jobs) > 1 else "")
+    label = f"train {sites}" + (f", {len(jobs)} SAEs" if len(jobs) > 1 else "")
     saved = time.monotonic()
     with progress.bar(label, spec.n_tokens * len(jobs_of), "tokens") as bar:
         bar.advance(sum(fit.step for fit in jobs_of) * spec.batch_tokens)
@@ -85,13 +95,14 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
             logs[fit].finish()
         job.failure = fit.failure
         if fit.failure is None:
-            _write(job, fit, norm, hookpoint)
+            _write(job, fit, norm, sites)
 
 
-def _begun(spec: TrainSpec, d_in: int, norm: FittedNorm, old: TrainedSAE | None) -> SAE:
-    """The SAE to train: freshly drawn, or with the weights of one that there is. Raises ``SpecError`` where those do not fit."""
-    spec.sae.check(d_in)
-    return spec.sae.build(d_in, spec.seed) if old is None else begun(spec.sae, norm.norm, d_in, old)
+def norm_of(sites: Sites, norms: Sequence[FittedNorm], widths: Mapping[str, int]) -> FittedNorm | SiteNorms:
+    """The norm of an SAE's rows, of those of its hookpoints. Raises ``SpecError`` where that of a transcoder cannot be undone."""
+    if sites.one:
+        return norms[0]
+    return SiteNorms(sites.reads, sites.writes, dict(zip(sites.hookpoints, norms, strict=True)), widths)
 
 
 def _parts(unit: Unit) -> list[list[Job[TrainSpec]]]:
@@ -101,7 +112,7 @@ def _parts(unit: Unit) -> list[list[Job[TrainSpec]]]:
     jobs, device = list(unit), torch.device(device_of(unit[0].runtime))
     if len(jobs) == 1 or device.type != "cuda":
         return [jobs]
-    d_in = jobs[0].many("shards")[0].summary["d_in"]
+    d_in = sum({opened.summary["hookpoint"]: opened.summary["d_in"] for opened in jobs[0].many("shards")}.values())
     free, parts, used = 0.8 * torch.cuda.mem_get_info(device)[0], [[jobs[0]]], 0.0
     for job in jobs:
         size = 5 * 8.0 * d_in * job.spec.sae.size(d_in)
@@ -114,7 +125,7 @@ def _parts(unit: Unit) -> list[list[Job[TrainSpec]]]:
     return parts
 
 
-def _write(job: Job[TrainSpec], fit: Fit, norm: FittedNorm, hookpoint: str) -> None:
+def _write(job: Job[TrainSpec], fit: Fit, norm: FittedNorm | SiteNorms, sites: Sites) -> None:
     """The artifact of an SAE whose training has come to its end."""
     spec, source = job.spec, job.many("shards")[0].manifest
     sae = fit.finished()
@@ -124,7 +135,7 @@ def _write(job: Job[TrainSpec], fit: Fit, norm: FittedNorm, hookpoint: str) -> N
     about |= {"capture": source.spec, "lm": source.inputs["lm"]}
     if "init" in job.inputs:
         about["init"] = str(job.one("init").artifact)
-    TrainedSAE(sae, norm, hookpoint, about).save(job.out)
+    TrainedSAE(sae, norm, str(sites), about).save(job.out)
     last = next(row for row in reversed(fit.log) if row["split"] == "validation")
     job.summary.update(
         fvu=last["fvu"],
@@ -135,7 +146,8 @@ def _write(job: Job[TrainSpec], fit: Fit, norm: FittedNorm, hookpoint: str) -> N
         tokens_per_second=round(n_tokens / max(fit.seconds, 1e-9)),
         n_latents=sae.n_latents,
         d_in=sae.d_in,
-        hookpoint=hookpoint,
+        hookpoint=str(sites),
+        **({} if sites.one else {"d_out": sae.d_out}),
     )
 
 

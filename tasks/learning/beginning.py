@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
+    from tasks.lm.sites import Sites
     from tasks.norms.base import Norm
     from tasks.saes.base import SAE, SAESpec
     from tasks.trained import TrainedSAE
@@ -33,12 +34,19 @@ def check(sae: SAESpec, norm: Norm, d_in: int | None, there: Mapping[str, Any]) 
             )
 
 
-def begun(sae: SAESpec, norm: Norm, d_in: int, old: TrainedSAE) -> SAE:
+def begun(sae: SAESpec, norm: Norm, d_in: int, sites: Sites, old: TrainedSAE) -> SAE:
     """An SAE of the kind ``sae`` with the weights of another, which works under the other's norm. Raises ``SpecError`` where it
     does not fit."""
+    if old.sites.one != sites.one or (not sites.one and old.sites != sites):
+        raise SpecError(
+            f"train.init_from names an SAE of {old.sites}, but this run trains at {sites}; SAEs of several hookpoints are trained on "
+            "where they stand"
+        )
     spec = old.sae.spec
-    there = {"kind": spec.kind, "d_in": old.sae.d_in, "n_latents": old.sae.n_latents, "norm": old.norm.norm.payload()}
-    check(sae, norm, d_in, there | {name: getattr(spec, name) for name in _SHARED})
+    there = {"kind": spec.kind, "d_in": old.sae.d_in, "n_latents": old.sae.n_latents}
+    there |= {name: getattr(spec, name) for name in _SHARED}
+    for one in {old.norm_at(hookpoint) for hookpoint in sites.hookpoints} if not sites.one else {old.norm}:
+        check(sae, norm, d_in, {**there, "norm": one.norm.payload()})
     return sae.holding({name: tensor.clone() for name, tensor in old.sae.weights().items()})
 
 

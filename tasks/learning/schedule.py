@@ -18,11 +18,14 @@ class TrainSpec(Spec):
 
     KEEPS_KEY: ClassVar[dict[str, Any]] = {
         "decay": "linear", "betas": (0.9, 0.999), "sparsity_warmup_fraction": 0.0, "k_start": None, "k_anneal_fraction": 0.0,
-        "ema": None, "clip_norm": None, "autocast": False, "revive_every_tokens": None,
+        "ema": None, "clip_norm": None, "autocast": False, "revive_every_tokens": None, "sites": None,
     }  # fmt: skip
 
     sae: SAESpec
     """The kind of SAE and its numbers."""
+
+    sites: str | None = None
+    """Where it reads and writes, ``reads:writes``, where that is more than the one hookpoint of its shards; null: that one."""
 
     n_tokens: int = Field(1_280_000, ge=1)
     """Rows trained on, repeats counted: a small capture is read several times."""
