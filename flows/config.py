@@ -72,8 +72,12 @@ class Pipeline:
     report: ReportSpec
     runtime: Runtime
     backend: Place
+<<<<<<< HEAD
     adopt: AdoptSpec | None
     """The SAE that is loaded instead of trained (sae=load)."""
+=======
+    init_from: str | None
+    """``stage/key`` of the SAE that training begins with."""
 
     plain: dict[str, Any]
     """The resolved configuration that all of it was read from; JSON."""
@@ -194,13 +198,20 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
     if adopt is not None:
         adopt, hookpoints = _at(adopt, hookpoints)
+    training, where = dict(config["train"]), place(config["backend"])
+    init_from = training.pop("init_from", None)
+    if init_from is not None:
+        from flows.beginning import named
+
+        init_from = named(where.store(), str(init_from))
+        config = {**config, "train": {**training, "init_from": init_from}}  # the whole key, which stays that SAE's
     runtime = validated(Runtime, config["runtime"], "runtime")
     found = Pipeline(
         **nouns,
         scorers=_kinds(config["scorers"], "scorer", "scorers", "scorers"),
         hookpoints=hookpoints,
         capture=validated(CaptureSpec, {**capture, "hookpoint": Sites.parse(hookpoints[0]).reads[0]}, "capture"),
-        train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
+        train=validated(TrainSpec, {**training, "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
         mine=validated(MineSpec, mining, "mine"),
         amplify=dict(config.get("amplify") or {}),
@@ -209,12 +220,20 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
+<<<<<<< HEAD
         backend=place(config["backend"]),
         adopt=adopt,
+=======
+        backend=where,
+        init_from=init_from,
         plain=dict(config),
     )
     if not given:
         _check_model(found)
+        if init_from is not None:
+            from flows.beginning import check
+
+            check(found)
     if given != "explain":
         _check_explainer(found)
     if found.client is not None:
@@ -243,7 +262,7 @@ def _adopted(config: Mapping[str, Any]) -> AdoptSpec | None:
 def _shape(adopt: AdoptSpec) -> SAESpec:
     """What is known of a foreign SAE before it is read."""
     sizes = adopt.found.sizes(adopt.files)
-    return SAESpec(n_latents=sizes[0] if sizes else None, expansion_factor=None if sizes else 8)
+    return SAESpec(n_latents=sizes[0] if sizes else None, expansion_factor=None if sizes else 8, subtract_b_dec=False)
 
 
 def _at(adopt: AdoptSpec, hookpoints: tuple[str, ...]) -> tuple[AdoptSpec, tuple[str, ...]]:
@@ -288,9 +307,12 @@ def _check_model(p: Pipeline) -> None:
     """What no spec can see alone of the model and the SAE."""
     facts = p.lm.facts()
     for sites in map(Sites.parse, p.hookpoints):
-        _check_sites(p, sites)
+        if p.adopt is None:
+            _check_sites(p, sites)
         if facts is None:
             continue
+        if p.adopt is not None and (sizes := p.adopt.found.sizes(p.adopt.files)):
+            check_sizes(str(sites), sizes[1], None, facts._asdict())
         sites.check(facts.n_layers, facts.name)
         d_in, d_out = sites.widths(facts)
         if d_in is None or d_out is None:

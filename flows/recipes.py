@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flows import beginning
 from flows.config import Pipeline
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
@@ -79,7 +80,8 @@ def recipes(p: Pipeline) -> Wanted:
         }
         spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
         norm = norms[str(sites)] if sites.one else list(norms.values())
-        sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm)
+        init = {"init": beginning.recipe(p)} if p.init_from else {}
+        sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm, **init)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=flat(test))
         mined = windows(p, lm, sae, sites, training + test)
         named = {
