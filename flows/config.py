@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from artifacts.store import Store
+from flows import foreign
 from flows.places import Place, place
 from tasks.adopt import AdoptSpec, check_sizes
 from tasks.analyse import AnalyseSpec
@@ -72,10 +73,9 @@ class Pipeline:
     report: ReportSpec
     runtime: Runtime
     backend: Place
-<<<<<<< HEAD
     adopt: AdoptSpec | None
     """The SAE that is loaded instead of trained (sae=load)."""
-=======
+
     init_from: str | None
     """``stage/key`` of the SAE that training begins with."""
 
@@ -178,9 +178,9 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"
         raise SpecError(f"{name} = {config[name]!r}, but there is no {name} in the configuration; {hint}")
-    adopt = _adopted(config)
+    adopt = foreign.asked(config["sae"])
     nouns = {
-        name: _shape(adopt)
+        name: foreign.shape(adopt)
         if name == "sae" and adopt is not None
         else None
         if name == "client" and config[name].get("kind") == "none"
@@ -197,7 +197,7 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
     mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
     if adopt is not None:
-        adopt, hookpoints = _at(adopt, hookpoints)
+        adopt, hookpoints = foreign.placed(adopt, hookpoints, _hookpoints(_file("", "config")["capture"]["hookpoints"]))
     training, where = dict(config["train"]), place(config["backend"])
     init_from = training.pop("init_from", None)
     if init_from is not None:
@@ -220,11 +220,8 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
-<<<<<<< HEAD
-        backend=place(config["backend"]),
-        adopt=adopt,
-=======
         backend=where,
+        adopt=adopt,
         init_from=init_from,
         plain=dict(config),
     )
@@ -249,35 +246,6 @@ def _hookpoints(value: Any) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise SpecError(f"capture.hookpoints = {names}, but it names one twice; name each once")
     return tuple(names)
-
-
-def _adopted(config: Mapping[str, Any]) -> AdoptSpec | None:
-    """The foreign SAE that is asked for in place of one that is trained, its files found."""
-    fields = dict(config.get("sae") or {})
-    if fields.pop("kind", None) != "load":
-        return None
-    return validated(AdoptSpec, fields, "sae").pinned()
-
-
-def _shape(adopt: AdoptSpec) -> SAESpec:
-    """What is known of a foreign SAE before it is read."""
-    sizes = adopt.found.sizes(adopt.files)
-    return SAESpec(n_latents=sizes[0] if sizes else None, expansion_factor=None if sizes else 8, subtract_b_dec=False)
-
-
-def _at(adopt: AdoptSpec, hookpoints: tuple[str, ...]) -> tuple[AdoptSpec, tuple[str, ...]]:
-    """A foreign SAE and where it stands: as its files say, else as was typed. Raises ``SpecError`` where these differ."""
-    usual = _hookpoints((_file("", "config").get("capture") or {}).get("hookpoints"))
-    if adopt.hookpoint is not None:
-        if hookpoints not in (usual, (adopt.hookpoint,)):
-            raise SpecError(
-                f"capture.hookpoints = {list(hookpoints)}, but the SAE stands at {adopt.hookpoint!r} as its files say; leave it out, "
-                f"or set sae.hookpoint={hookpoints[0]} if they are wrong"
-            )
-        return adopt, (adopt.hookpoint,)
-    if len(hookpoints) > 1:
-        raise SpecError(f"capture.hookpoints = {list(hookpoints)}, but an SAE that is loaded stands at one; name that")
-    return adopt.model_copy(update={"hookpoint": hookpoints[0]}), hookpoints
 
 
 def _kinds(value: Any, group: str, package: str, where: str) -> tuple[Any, ...]:
