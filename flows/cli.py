@@ -43,7 +43,8 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint explain train/3f2a explainer=default client=anthropic_batch latents=0:100
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
-Options: --json on plan, inspect, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks; backend.root=DIR is the store.
+Options: --json on plan, inspect, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks;
+backend.root=DIR is the store.
 """
 
 

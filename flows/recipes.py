@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flows import beginning
 from flows.config import Pipeline
+from tasks.adopt import adopt
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
 from tasks.analysis.naming import titles
@@ -73,13 +75,17 @@ def recipes(p: Pipeline) -> Wanted:
             ]
 
         training, validation, test = shards("train", p.capture.n_shards), shards("validation", 1), shards("test", 1)
-        norms = {
+        norms = {} if p.adopt else {
             at: normalise(NormaliseSpec(norm=p.norm), shards=[shard[i] for shard in training])
             for i, at in enumerate(sites.hookpoints)
         }
-        spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
-        norm = norms[str(sites)] if sites.one else list(norms.values())
-        sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm)
+        if p.adopt:
+            sae = adopt(p.adopt, lm=lm)
+        else:
+            spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
+            norm = norms[str(sites)] if sites.one else list(norms.values())
+            init = {"init": beginning.recipe(p)} if p.init_from else {}
+            sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm, **init)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=flat(test))
         mined = windows(p, lm, sae, sites, training + test)
         named = {

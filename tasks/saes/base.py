@@ -44,6 +44,9 @@ class SAESpec(Spec):
     MAKES: ClassVar[str] = ""
     """Name of the class of this kind's dictionary, in the kind's own file."""
 
+    SPARSITY: ClassVar[str] = ""
+    """The field that weighs a penalty on activity, for kinds that have one; training may let it rise from 0."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 

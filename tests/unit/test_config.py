@@ -178,7 +178,7 @@ def test_every_setting_of_a_section_can_be_seen_and_typed(section):
     }[section]  # fmt: skip
     groups = {"sae", "explainer", "client", "scorer"}
     by_recipe = {"hookpoint", "split", "shard", "sites"}
-    assert set(composed([])[section]) - {"hookpoints"} == set(cls.model_fields) - groups - by_recipe
+    assert set(composed([])[section]) - {"hookpoints", "init_from"} == set(cls.model_fields) - groups - by_recipe
 
 
 def test_the_whole_configuration_is_plain_data():
