@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.nn.functional as F
 
-from tasks.learning.sparse import SparseLearner as TopKLearner
+from tasks.learning.sparse import SparseLearner
+from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.topk import TopK
 
 
@@ -57,11 +58,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     """What takes turns, by name."""
     device = torch.device(args.device)
 
-    def ours(bf16: bool) -> Callable[[torch.Tensor], object]:
-        spec = TopK(n_latents=args.n_latents, expansion_factor=None, k=args.k)
-        sae = spec.build(args.d).to(device=device)
-        learner = TopKLearner(sae, dead_after_tokens=10**12, bf16=bf16)
-        return lambda x: learner.step(x, 1e-3)
+    def ours(kind: type[TopK] | type[BatchTopK], bf16: bool) -> Callable[[torch.Tensor], object]:
+        sae = kind(n_latents=args.n_latents, expansion_factor=None, k=args.k).build(args.d).to(device=device)
+        learner = SparseLearner(sae, dead_after_tokens=10**12, bf16=bf16)
+        return lambda x: learner.step(x, 1e-3)["fvu"]
 
     def floor(dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
         W = torch.randn(args.n_latents, args.d, device=device).to(dtype)
@@ -78,8 +78,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     dense = Dense(args.d, args.n_latents, args.k, args.device)
     return {
         "dense TopK, autograd, Adam": dense.step,
-        "ours, float32": ours(False),
-        "ours, bfloat16 search": ours(True),
+        "ours, topk, float32": ours(TopK, False),
+        "ours, topk, bfloat16 search": ours(TopK, True),
+        "ours, batchtopk, float32": ours(BatchTopK, False),
+        "ours, batchtopk, bfloat16 search": ours(BatchTopK, True),
         "floor: encoder matmul, float32": floor(torch.float32),
         "floor: encoder matmul, bfloat16": floor(torch.bfloat16),
     }

@@ -6,12 +6,17 @@ one shard, so that a run that died goes on with the next; ``tasks.mining.cache``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from artifacts.activations import Activations
 from tasks.lazy import np
 from tasks.mining.cache import NpyFile
 from tasks.mining.sorting import ByLatent
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ENCODE_ROWS = 4096
 _SORT_ROWS = 16384
@@ -44,7 +49,7 @@ def encode(job: Job[EncodeSpec]) -> Summary:
                 found = sae.encode(rows.activations(first, min(first + _ENCODE_ROWS, stop)).to(device))
                 index.append(found.index_BK.cpu().numpy())
                 value.append(found.value_BK.float().cpu().numpy())
-            by_latent.take(start, np.concatenate(index), np.concatenate(value))
+            by_latent.take(start, _joined(index), _joined(value))
             job.attempt.check()
             bar.advance(stop - start)
     n = by_latent.finish(job.out)
@@ -54,3 +59,9 @@ def encode(job: Job[EncodeSpec]) -> Summary:
                 file.write(rows.column(name, start, start + _COPY_ROWS))
     np.save(job.out / "context_offsets.npy", np.asarray(rows.context_offsets, np.int64))
     return {"n_rows": rows.n_rows, "split": split, "n_latents": sae.n_latents, "n_activations": n}
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """One below the other, filled up with zeros on the right: rows of kinds without a fixed k differ in length."""
+    width = max(piece.shape[1] for piece in pieces)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) if p.shape[1] < width else p for p in pieces])

@@ -6,7 +6,7 @@ activation kept in training. Shapes: B tokens, D d_in, N n_latents, P pairs of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 

@@ -21,8 +21,8 @@ _CHUNK = 512
 
 _CHUNK_CUDA = 8192
 
-_SAMPLE = 1 << 17
-"""Scores looked at to guess how large the n-th largest is."""
+_SAMPLE_ROWS, _SAMPLE = 64, 1 << 18
+"""Rows and scores looked at to guess how large the n-th largest is."""
 
 
 class Search(NamedTuple):
@@ -90,10 +90,10 @@ class Search(NamedTuple):
 
     def guess(self, x_BD: Tensor, n: int) -> float:
         """A bound, of a sample of the scores, that somewhat more than ``n`` pairs of the batch are above; 0 at least."""
-        _, score = next(self.scores(x_BD[:_CHUNK]))
-        # an odd step meets all latents and all rows
+        _, score = next(self.scores(x_BD[:: max(1, len(x_BD) // _SAMPLE_ROWS)][:_CHUNK]))
+        # an odd step meets all latents of all these rows
         sample = score.view(-1)[:: max(1, score.numel() // _SAMPLE) | 1].float()
-        share = 1.15 * n * len(sample) / (len(x_BD) * len(self.W_ND))
+        share = 1.1 * n * len(sample) / (len(x_BD) * len(self.W_ND))
         rank = round(share + 3 * share**0.5 + 3)
         if rank >= len(sample):
             return 0.0

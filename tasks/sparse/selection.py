@@ -64,12 +64,16 @@ def above_rows(score_BN: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
         row, index = (score_BN > least).nonzero(as_tuple=True)
         return row, index, score_BN[row, index]
     n_groups = n // _GROUP
-    row, group = (score_BN.view(n_rows, _GROUP, n_groups).amax(1) > least).nonzero(as_tuple=True)
-    index = group.unsqueeze(1) + torch.arange(0, n, n_groups, device=score_BN.device)
-    flat = (row * n).unsqueeze(1) + index
-    value = score_BN.view(-1)[flat]
-    member = value > least
-    return row.unsqueeze(1).expand_as(flat)[member], index[member], value[member]
+    hit = (score_BN.view(n_rows, _GROUP, n_groups).amax(1) > least).view(-1).nonzero().squeeze(1)
+    row = hit.div(n_groups, rounding_mode="floor")
+    # where the group's first entry stands, and the others n_groups apart
+    flat = (hit + row * (n - n_groups)).unsqueeze(1) + torch.arange(0, n, n_groups, device=score_BN.device)
+    flat = flat.view(-1)
+    value = score_BN.view(-1).take(flat)
+    member = (value > least).nonzero().squeeze(1)
+    flat = flat[member]
+    row = row.repeat_interleave(_GROUP)[member]
+    return row, flat - row * n, value[member]
 
 
 def nth_largest(value_P: Tensor, n: int) -> Tensor:

@@ -65,5 +65,6 @@ def columns(rows: Latents, column_N: Tensor, n: int) -> Tensor:
     """value_BL of the latents that ``column_N`` gives a column; -1 stands for latents that are not asked about."""
     column_BK = column_N[rows.index_BK]
     value_BL = rows.value_BK.new_zeros(len(column_BK), n + 1, dtype=torch.float32)
-    value_BL.scatter_(1, torch.where(column_BK < 0, n, column_BK), rows.value_BK.float() * (column_BK >= 0))
+    # added, not put: padding has value 0 and may name a latent that is active too
+    value_BL.scatter_add_(1, torch.where(column_BK < 0, n, column_BK), rows.value_BK.float() * (column_BK >= 0))
     return value_BL[:, :n]

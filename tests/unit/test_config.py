@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "typed, message",
     [
-        (["sae=nonesuch"], "sae = 'nonesuch', but conf/sae/ has topk; use one of them, or add tasks/saes/nonesuch.py"),
-        (["sae.kind=nonesuch"], "sae.kind = 'nonesuch', but tasks/saes/ has topk; use one of them, or add"),
+        (["sae=nonesuch"], "sae = 'nonesuch', but conf/sae/ has .*, topk.*; use one of them, or add tasks/saes/nonesuch.py"),
+        (["sae.kind=nonesuch"], "sae.kind = 'nonesuch', but tasks/saes/ has .*topk.*; use one of them, or add"),
         (["explainer=nonesuch"], "explainer = 'nonesuch', but conf/explainer/ has"),
         (["scorers=[nonesuch]"], "scorers.kind = 'nonesuch', but tasks/scorers/ has detection"),
         (["sae.kk=3"], "sae.kk=3, but there is no sae.kk in the configuration; did you mean sae.k?"),
