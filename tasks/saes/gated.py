@@ -24,6 +24,7 @@ class Gated(SAESpec):
     """A gated SAE with unit-norm decoder rows."""
 
     MAKES: ClassVar[str] = "GatedSAE"
+    SPARSITY: ClassVar[str] = "l1_coefficient"
 
     SPARSITY: ClassVar[str] = "l1_coefficient"
 

@@ -30,6 +30,7 @@ class Standard(SAESpec):
     """A ReLU SAE with free decoder rows."""
 
     MAKES: ClassVar[str] = "StandardSAE"
+    SPARSITY: ClassVar[str] = "l1_coefficient"
 
     SPARSITY: ClassVar[str] = "l1_coefficient"
 
