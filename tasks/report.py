@@ -75,7 +75,8 @@ def page(job: Job[ReportSpec]) -> str:
         ("style.css", "scores.css"),
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
-            f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
+            f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}"
+            f"{', d_out ' + str(train['d_out']) if 'd_out' in train else ''}, "
             f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
         ),
         figures=_figures(job, metrics, analysis, scores.headline(analysis)),

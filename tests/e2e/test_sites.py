@@ -57,7 +57,8 @@ def test_a_crosscoder_comes_to_its_report_with_the_fit_of_each_site(lab):
 
 def test_sites_of_a_model_are_captured_once_and_a_second_run_makes_nothing(lab, capsys):
     folder, world = lab
-    assert sorted({one.summary["hookpoint"] for one in made(folder, "capture")}) == ["layers.0", "layers.1", "layers.1.mlp", "layers.1.mlp_in"]
+    captured = {one.summary["hookpoint"] for one in made(folder, "capture")}
+    assert captured == {"layers.0", "layers.1", "layers.1.mlp", "layers.1.mlp_in"}
     for preset, hookpoint in (("transcoder", TRANSCODER), ("crosscoder", CROSSCODER)):
         capsys.readouterr()
         assert main(["plan", *world, *FEW, f"sae={preset}", f"capture.hookpoints=[{hookpoint}]", "--json"]) == 0
@@ -77,7 +78,7 @@ def test_explaining_begins_with_the_sae_that_is_there(lab, hookpoint):
 
 
 def test_a_sweep_over_sites_is_one_comparison(lab, capsys):
-    folder, world = lab
+    world = lab[1]
     asked = [*world, *FEW, "sae=topk", f"capture.hookpoints=[layers.1],[{CROSSCODER}],[embed+layers.0]", "--json"]
     capsys.readouterr()
     assert main(["plan", "-m", *asked]) == 0

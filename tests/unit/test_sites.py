@@ -40,7 +40,8 @@ def test_what_is_no_place_is_told_with_all_there_are(text):
 
 
 def test_places_stand_as_a_pass_comes_by_them():
-    wanted = ["embed", "layers.0.z", "layers.0.attn", "layers.0.resid_mid", "layers.0.mlp_in", "layers.0.mlp_act", "layers.0.mlp", "layers.0", "layers.1.z"]
+    block = [f"layers.0.{site}" for site in ("z", "attn", "resid_mid", "mlp_in", "mlp_act", "mlp")]
+    wanted = ["embed", *block, "layers.0", "layers.1.z"]
     assert sorted(reversed(wanted), key=lambda h: Hookpoint.parse(h).place) == wanted
 
 

@@ -213,7 +213,8 @@ def test_a_latent_is_pushed_where_it_is_written(world):
 def test_where_a_latent_fires_in_a_text_is_told_by_what_is_read(world):
     subject = Subject(world.lm, world.cross)
     (found,) = fired(subject, ["w3 w4 w5 w3"], range(world.cross.n_latents))
-    seen = world.lm.activations(*(x[:, :5] for x in (torch.tensor([[0, 4, 5, 6, 4]]), torch.ones(1, 5, dtype=torch.bool))), ["embed", "layers.0"])
+    token = torch.tensor([[0, 4, 5, 6, 4]])
+    seen = world.lm.activations(token, torch.ones_like(token, dtype=torch.bool), ["embed", "layers.0"])
     latents = world.cross.encode(world.cross.read(seen)[0, -len(found.token_id) :])
     by_hand = torch.zeros(len(found.token_id), world.cross.n_latents).scatter(1, latents.index_BK, latents.value_BK)
     torch.testing.assert_close(torch.from_numpy(found.value_TL), by_hand, atol=1e-4, rtol=1e-3)
