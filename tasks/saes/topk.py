@@ -62,7 +62,7 @@ class TopK(SparseSpec):
 class TopKSAE(SparseSAE):
     """The dictionary of a ``TopK`` spec."""
 
-    EQUATION: ClassVar[str] = "x_hat = W_dec^T relu(topk(W_enc (x - b_dec) + b_enc)) + b_dec"
+    EQUATION: ClassVar[str] = "relu(topk(z @ W_enc.T + b_enc, k))"
 
     spec: TopK
 
