@@ -9,7 +9,6 @@ from pydantic import Field
 
 from tasks.asking import paid_now
 from tasks.lazy import pq
-from tasks.reporting.pages import embedded
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
 
@@ -75,8 +74,7 @@ def page(job: Job[ReportSpec]) -> str:
         ("style.css", "scores.css"),
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
-            f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}"
-            f"{', d_out ' + str(train['d_out']) if 'd_out' in train else ''}, "
+            f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
             f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
         ),
         figures=_figures(job, metrics, analysis, scores.headline(analysis)),
@@ -125,3 +123,11 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not measured"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element or a line of script."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "replace").decode()
