@@ -293,7 +293,9 @@ def test_explanations_can_be_named_and_those_of_another_sae_are_refused(store, s
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
 def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sae, tmp_path):
     webdriver = pytest.importorskip("selenium.webdriver")
-    sae.inspect([PROMPT, HOSTILE], attribute=True).html(tmp_path / "page.html")
+    inspected = sae.inspect([PROMPT, HOSTILE], attribute=True)
+    inspected.html(tmp_path / "page.html")
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8><body>{inspected._repr_html_()}", "utf-8")
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -318,7 +320,7 @@ def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sa
         find = partial(browser.find_elements, "css selector")
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
         assert "XSS" not in browser.title and not find("img")
-        body = sae.inspect([PROMPT, HOSTILE]).json
+        body = inspected.json
         spans = find(".text span")
         assert len(spans) == sum(len(p["tokens"]) for p in body["prompts"]) and "special" in spans[0].get_attribute("class")
         assert any("rgba" in (span.get_attribute("style") or "") for span in spans)
@@ -336,7 +338,13 @@ def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sa
         assert len(find("#latents tbody tr")) >= 1
         problems = [e["message"] for e in browser.get_log("browser") if "favicon" not in e["message"]]
         assert problems == []
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get(f"http://127.0.0.1:{server.server_port}/notebook.html")
+        browser.switch_to.frame(0)
+        find(".text span")[2].click()
+        find("#panel .latent")[0].click()
+        assert f"latent {strongest}" in find("#panel h3")[0].text
     finally:
         browser.quit()
         server.shutdown()
-    assert {path for path in asked if path != "/favicon.ico"} == {"/page.html"}
+    assert {path for path in asked if path != "/favicon.ico"} == {"/page.html", "/notebook.html"}
