@@ -173,7 +173,7 @@ COLUMNS.push(["label", "label", "label"], ...data.scorers.map((name, i) => ["sco
 data.latents.forEach((row, i) => { row.rank = i; row.scores.forEach((score, j) => { row["score" + j] = score; }); });
 function cell(row, name) {
   const value = row[name];
-  if (name === "promoted" || name === "suppressed") return (value || []).slice(0, 5).map(([token]) => token.replace(/^ /, "\u2423")).join(" ");
+  if (name === "promoted" || name === "suppressed") return (value || []).slice(0, 5).map(([token]) => token).join(" ");
   if (name === "label") return value || (row.status === "ok" ? "" : row.status);
   if (name === "attribution") return signed(value, 3);
   return typeof value === "number" ? (Number.isInteger(value) && (name === "latent" || name === "n_tokens") ? String(value) : number(value, 2)) : "";

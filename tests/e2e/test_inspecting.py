@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -284,6 +285,30 @@ def test_explanations_can_be_named_and_those_of_another_sae_are_refused(store, s
     assert named_ones.explanations == sae.explanations
     with pytest.raises(SpecError, match="is no explanations"):
         _ = open_sae(named(store, "train"), store, explain=named(store, "lm")).explanations
+
+
+def test_of_each_latent_the_newest_label_is_taken_and_random_ones_only_by_name(built, tmp_path):
+    shutil.copytree(built / "store", tmp_path / "store")
+    copy, options = Store.at(tmp_path / "store"), [f"backend.root={tmp_path / 'store'}", "runtime.mode=inline"]
+    sae, old = named(copy, "train"), named(copy, "explain")
+
+    def explained(*more: str) -> str:
+        before = {str(a) for a in copy.artifacts()}
+        time.sleep(1.1)  # manifests tell the time by the second
+        assert main(["explain", sae, "latents=0:10", *more, *options]) == 0
+        (made,) = (str(a) for a in copy.artifacts() if a.stage == "explain" and str(a) not in before)
+        return made
+
+    newer = explained("explainer.max_terms=1")
+    (first,) = [a for a in copy.artifacts() if str(a) == old]
+    mute = explained("explainer=random", f"explainer.path={copy.open(first).path / 'explanations.parquet'}")
+    rows = open_sae(sae, copy).explanations.to_pylist()
+    by = {row["explain"] for row in rows[:10] if row["status"] == "ok"}
+    assert by == {newer} and {row["explain"] for row in rows[10:100]} == {old} and rows[100]["explain"] is None
+    assert all(row["detection"] is None for row in rows[:10] if row["explain"] == newer), "scores are of another label"
+    assert any(row["detection"] is not None for row in rows[10:100])
+    said = open_sae(sae, copy, explain=mute).explanations.to_pylist()
+    assert {row["explainer"] for row in said} == {"random", None}
 
 
 # in a browser
