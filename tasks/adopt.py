@@ -139,7 +139,7 @@ def adopt(job: Job[AdoptSpec]) -> Summary:
     trained = it.trained
     facts = looked_at(trained)
     source = {n: v for n in ("repo", "revision", "subfolder", "path") if (v := getattr(spec, n))}
-    about = {"adopted": {"format": spec.format, **source, **it.about}, "lm": lm.manifest.inputs.get("lm", lm.artifact.address)}
+    about = {"adopted": {"format": spec.format, **source, **it.about}, "lm": f"{lm.artifact.stage}/{lm.artifact.key}"}
     trained.about = about
     trained.save(job.out)
     # What training would have written: report and plots read it, and find no steps.
