@@ -81,7 +81,8 @@ def _tokens(prompt: Body, latents: dict[int, Body], top: int) -> Table:
     for name in ("#", "token", "L0", *_ERRORS.values(), "CE", "+SAE", "+zero"):
         grid.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     if top:
-        grid.add_column(f"latents (the strongest {top})" if top > 1 else "strongest latent", no_wrap=True, overflow="ellipsis", ratio=1)
+        moved = ", nats for the next token" if prompt["target"] else ""
+        grid.add_column(f"strongest latents: activation{moved}, label, score", no_wrap=True, overflow="ellipsis", ratio=1)
     for token in prompt["tokens"]:
         cells = [str(token["position"]), shown(token["token"], 24)]
         cells += ["" if token["special"] else str(token["l0"])]

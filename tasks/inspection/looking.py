@@ -36,16 +36,16 @@ def inspect(
     """What the subject's SAE and language model make of each prompt, tokenised as texts of a corpus are.
 
     ``attribute`` also tells how much each active latent does for the token that comes next: the likeliest (True), or the
-    first token of a text. ``n_next`` is how many likeliest next tokens each run tells.
+    first of a text that might go on there. ``n_next`` is how many likeliest next tokens each run tells.
 
     Raises ``SpecError`` for no prompt, one without a token, and one longer than the model reads.
     """
     contexts = contexts_of(subject, prompts, where)
-    target = target_of(subject, attribute) if isinstance(attribute, str) else None
     texts = subject.lm.token_strings()
     found: dict[int, Seen] = {}
     for batch in batches(contexts, max(1, min(subject.batch_tokens, MAX_LOGITS // len(texts)))):
         for i, seen in zip(batch.members, _batch(subject, batch, prompts, texts, n_next), strict=True):
+            target = target_of(subject, seen, attribute, texts) if isinstance(attribute, str) else None
             found[i] = seen if attribute is False else _moved(subject, seen, target, texts)
     return Inspection(tuple(found[i] for i in range(len(contexts))), subject.sae.n_latents, subject.sae.hookpoint)
 
@@ -57,7 +57,7 @@ def contexts_of(subject: Subject, prompts: Sequence[str], where: str = "prompt")
         raise SpecError(f"{where}s = [], but there is nothing to look at; give one")
     found = of_texts(prompts, lm.tokenizer, lm.bos_token_id, None)
     for i, (text, context) in enumerate(zip(prompts, found, strict=True), 1):
-        said = f"{where} {i} = {text[:_SHOWN] + ('…' if len(text) > _SHOWN else '')!r}"
+        said = f"{where} {i} = {_shown(text)!r}"
         if not context.keep.any():
             raise SpecError(f"{said}, but it has no token that is not a special one of {lm.name}; write a word")
         if lm.context_length is not None and len(context.token_id) > lm.context_length:
@@ -69,12 +69,18 @@ def contexts_of(subject: Subject, prompts: Sequence[str], where: str = "prompt")
     return found
 
 
-def target_of(subject: Subject, text: str) -> int:
-    """The id of a text's first token. Raises ``SpecError`` for a text of none."""
-    ids = subject.lm.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    if not ids:
-        raise SpecError(f"target = {text!r}, but it has no token; write what may come next, with the space in front of it")
-    return int(ids[0])
+def target_of(subject: Subject, seen: Seen, text: str, texts: Sequence[str]) -> int:
+    """The id of the token that a text begins with after a prompt. Raises ``SpecError`` where none does."""
+    tokenizer = subject.lm.tokenizer
+    alone, whole = (tokenizer(each, add_special_tokens=False, verbose=False).input_ids for each in (seen.text, seen.text + text))
+    if text and len(whole) > len(alone) and whole[: len(alone)] == alone:
+        return int(whole[len(alone)])
+    if text in texts:  # it would flow into the prompt's last token, but it is one
+        return texts.index(text)
+    raise SpecError(
+        f"target = {text!r}, but no token after {_shown(seen.text)!r} begins with it; write what may come next, with the space "
+        "in front of it where there is one"
+    )
 
 
 def latents_of(subject: Subject, contexts: Sequence[Context]) -> list[Latents]:
@@ -93,6 +99,10 @@ def ordered(latents: Latents) -> Latents:
     value, place = latents.value_BK.float().sort(dim=1, descending=True, stable=True)
     width = max(1, int((value > 0).sum(1).max()))
     return Latents(latents.index_BK.gather(1, place)[:, :width], value[:, :width])
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def _sides(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor]:

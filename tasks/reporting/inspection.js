@@ -128,17 +128,17 @@ function pin(p, t) {
   if (!again) spans[p][t].setAttribute("aria-pressed", "true");
   if (again) panel(); else panel(p, t);
 }
-function choose(latent) {
+function choose(latent, scroll) {
   state.latent = latent;
   if (state.pinned) pin(...state.pinned);
   $("colour").value = latent === null ? String(state.measure) : "latent";
   $("chosen").hidden = latent === null;
   if (latent !== null) $("chosen").textContent = "latent " + latent;
-  history.replaceState(null, "", latent === null ? "#" : "#latent-" + latent);
   colour();
   panel();
   for (const line of document.querySelectorAll("#latents tbody tr")) line.setAttribute("aria-selected", String(Number(line.dataset.latent) === latent));
-  $("prompts").scrollIntoView({ block: "nearest" });
+  if (scroll) document.querySelector("main .tools").scrollIntoView();
+  try { history.replaceState(null, "", latent === null ? "#" : "#latent-" + latent); } catch { /* a notebook's frame has no address */ }
 }
 
 // Prompts, and what comes after them.
@@ -173,7 +173,7 @@ COLUMNS.push(["label", "label", "label"], ...data.scorers.map((name, i) => ["sco
 data.latents.forEach((row, i) => { row.rank = i; row.scores.forEach((score, j) => { row["score" + j] = score; }); });
 function cell(row, name) {
   const value = row[name];
-  if (name === "promoted" || name === "suppressed") return (value || []).slice(0, 5).map(([token]) => token.replace(/^ /, "\u2423")).join(" ");
+  if (name === "promoted" || name === "suppressed") return (value || []).slice(0, 5).map(([token]) => token).join(" ");
   if (name === "label") return value || (row.status === "ok" ? "" : row.status);
   if (name === "attribution") return signed(value, 3);
   return typeof value === "number" ? (Number.isInteger(value) && (name === "latent" || name === "n_tokens") ? String(value) : number(value, 2)) : "";
@@ -207,8 +207,8 @@ function draw() {
     line.tabIndex = 0;
     line.dataset.latent = row.latent;
     line.setAttribute("aria-selected", String(row.latent === state.latent));
-    line.addEventListener("click", () => choose(row.latent));
-    line.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(row.latent); });
+    line.addEventListener("click", () => choose(row.latent, true));
+    line.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(row.latent, true); });
     return line;
   }));
   $("count").textContent = found.length + " of " + data.latents.length + " latents";
@@ -220,4 +220,4 @@ colour();
 if (matchMedia("(min-width: 761px)").matches) panel(0, spans[0].length - 1); else panel();
 draw();
 const asked = /^#latent-(\d+)$/.exec(location.hash);
-if (asked && byId.has(Number(asked[1]))) choose(Number(asked[1]));
+if (asked && byId.has(Number(asked[1]))) choose(Number(asked[1]), true);

@@ -57,7 +57,7 @@ def _figures(f: Body) -> list[dict[str, str]]:
     zero = "" if f["ce_zero"] is None else f"{f['ce_zero']:.3f} with zero"
     return [
         one("L0", f["l0"], ".1f", "active latents a token", ""),
-        one("FVU", f["fvu"], ".3f", "of these tokens' variance", "sum of squared error over sum of squared deviation from the mean"),
+        one("FVU", f["fvu"], ".3f", "on these tokens", "sum of squared error over sum of squared deviation from the mean"),
         one("relative error", f["relative_error"], ".3f", "" if f["cosine"] is None else f"cosine {f['cosine']:.3f}",
             "mean over tokens of ||x - x_hat|| / ||x||"),
         one("CE clean", f["ce_clean"], ".3f", "nats a token", "cross entropy of the language model as it is"),
@@ -76,15 +76,15 @@ def _data(body: Body) -> dict[str, Any]:
             measured = {name: _short_number(token[name]) for name in _MEASURES if token.get(name) is not None}
             tokens.append({"token": _token(token["token"]), "id": token["token_id"], "special": token["special"], "l0": token["l0"],
                            "ends": token["token"].endswith("\n"), **measured, "latents": latents})  # fmt: skip
-        guesses = {name: [[_token(g["token"]), _short_number(g["probability"])] for g in each] for name, each in prompt["next"].items()}
-        target = prompt["target"] and [_token(prompt["target"]["token"]), _short_number(prompt["target"]["probability"])]
+        guesses = {name: [[_named(g["token"]), _short_number(g["probability"])] for g in each] for name, each in prompt["next"].items()}
+        target = prompt["target"] and [_named(prompt["target"]["token"]), _short_number(prompt["target"]["probability"])]
         prompts.append({"tokens": tokens, "next": guesses, "target": target})
     latents = [
         {
             **{name: _short_number(row[name]) for name in ("latent", "sum", "max", "n_tokens", "attribution", "largest", "density")},
             "label": visible(row["label"]), "status": row["status"].replace("_", " "), "wanted": row["wanted"],
             "scores": [_short_number(row["scores"].get(name)) for name in body["scorers"]],
-            **{side: [[_token(token), _short_number(logit)] for token, logit in row[side]] for side in _SIDES if side in row},
+            **{side: [[_named(token), _short_number(logit)] for token, logit in row[side]] for side in _SIDES if side in row},
         }
         for row in body["latents"]
     ]  # fmt: skip
@@ -93,6 +93,12 @@ def _data(body: Body) -> dict[str, Any]:
 
 def _token(text: str) -> str:
     return visible(text.replace("\n", "⏎").replace("\t", "⇥"))
+
+
+def _named(text: str) -> str:
+    """A token by itself, where a space in front would not be seen."""
+    text = _token(text)
+    return "␣" + text[1:] if text.startswith(" ") else text
 
 
 def _short_number(value: float | None) -> float | int | None:

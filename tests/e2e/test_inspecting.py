@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -286,6 +287,30 @@ def test_explanations_can_be_named_and_those_of_another_sae_are_refused(store, s
         _ = open_sae(named(store, "train"), store, explain=named(store, "lm")).explanations
 
 
+def test_of_each_latent_the_newest_label_is_taken_and_random_ones_only_by_name(built, tmp_path):
+    shutil.copytree(built / "store", tmp_path / "store")
+    copy, options = Store.at(tmp_path / "store"), [f"backend.root={tmp_path / 'store'}", "runtime.mode=inline"]
+    sae, old = named(copy, "train"), named(copy, "explain")
+
+    def explained(*more: str) -> str:
+        before = {str(a) for a in copy.artifacts()}
+        time.sleep(1.1)  # manifests tell the time by the second
+        assert main(["explain", sae, "latents=0:10", *more, *options]) == 0
+        (made,) = (str(a) for a in copy.artifacts() if a.stage == "explain" and str(a) not in before)
+        return made
+
+    newer = explained("explainer.max_terms=1")
+    (first,) = [a for a in copy.artifacts() if str(a) == old]
+    mute = explained("explainer=random", f"explainer.path={copy.open(first).path / 'explanations.parquet'}")
+    rows = open_sae(sae, copy).explanations.to_pylist()
+    by = {row["explain"] for row in rows[:10] if row["status"] == "ok"}
+    assert by == {newer} and {row["explain"] for row in rows[10:100]} == {old} and rows[100]["explain"] is None
+    assert all(row["detection"] is None for row in rows[:10] if row["explain"] == newer), "scores are of another label"
+    assert any(row["detection"] is not None for row in rows[10:100])
+    said = open_sae(sae, copy, explain=mute).explanations.to_pylist()
+    assert {row["explainer"] for row in said} == {"random", None}
+
+
 # in a browser
 
 
@@ -293,7 +318,9 @@ def test_explanations_can_be_named_and_those_of_another_sae_are_refused(store, s
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
 def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sae, tmp_path):
     webdriver = pytest.importorskip("selenium.webdriver")
-    sae.inspect([PROMPT, HOSTILE], attribute=True).html(tmp_path / "page.html")
+    inspected = sae.inspect([PROMPT, HOSTILE], attribute=True)
+    inspected.html(tmp_path / "page.html")
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8><body>{inspected._repr_html_()}", "utf-8")
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -318,7 +345,7 @@ def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sa
         find = partial(browser.find_elements, "css selector")
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
         assert "XSS" not in browser.title and not find("img")
-        body = sae.inspect([PROMPT, HOSTILE]).json
+        body = inspected.json
         spans = find(".text span")
         assert len(spans) == sum(len(p["tokens"]) for p in body["prompts"]) and "special" in spans[0].get_attribute("class")
         assert any("rgba" in (span.get_attribute("style") or "") for span in spans)
@@ -336,7 +363,13 @@ def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sa
         assert len(find("#latents tbody tr")) >= 1
         problems = [e["message"] for e in browser.get_log("browser") if "favicon" not in e["message"]]
         assert problems == []
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.get(f"http://127.0.0.1:{server.server_port}/notebook.html")
+        browser.switch_to.frame(0)
+        find(".text span")[2].click()
+        find("#panel .latent")[0].click()
+        assert f"latent {strongest}" in find("#panel h3")[0].text
     finally:
         browser.quit()
         server.shutdown()
-    assert {path for path in asked if path != "/favicon.ico"} == {"/page.html"}
+    assert {path for path in asked if path != "/favicon.ico"} == {"/page.html", "/notebook.html"}
