@@ -40,7 +40,7 @@ def test_a_kind_that_undoes_a_row_by_that_row_says_so(fitted):
 
 def test_at_several_hookpoints_each_has_its_own(fitted):
     wide, narrow = raw(), raw(d=5) * 7 - 2
-    other = FittedNorm(fitted.norm, fitted.norm.fit(Statistics.of(narrow)))
+    other = FittedNorm(fitted.norm, fitted.norm.fit(Statistics.of(narrow), [narrow]))
     norms, widths = {"layers.0": fitted, "layers.1": other}, {"layers.0": 12, "layers.1": 5}
     row = torch.cat([wide, narrow], 1)
     both = SiteNorms(["layers.0", "layers.1"], ["layers.0", "layers.1"], norms, widths)
