@@ -156,6 +156,15 @@ def test_a_model_that_is_gone_is_told(built, capsys, tmp_path):
     assert f"its language model ({lm}) is not in this store" in said
 
 
+def test_a_model_whose_folder_is_gone_is_told(built, saint, store):
+    (built / "model").rename(built / "elsewhere")
+    try:
+        code, _, err = saint("inspect", named(store, "train"), "x")
+    finally:
+        (built / "elsewhere").rename(built / "model")
+    assert code == 2 and "but the language model that lay there is gone" in err
+
+
 def test_an_sae_whose_activations_are_gone_still_has_its_model(built, tmp_path):
     shutil.copytree(built / "store", tmp_path / "store")
     copy = Store.at(tmp_path / "store")
