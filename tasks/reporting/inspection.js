@@ -2,7 +2,7 @@
 // Foreign text is only ever set as textContent: it is data, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map(data.latents.map((row) => [row.latent, row]));
-const PAGE = 50;
+const PAGE = 50, WIDE = matchMedia("(min-width: 761px)");
 const $ = (id) => document.getElementById(id);
 const moved = data.prompts.some((prompt) => prompt.target);
 
@@ -105,6 +105,7 @@ function card(latent) {
 }
 function panel(p, t) {
   const box = $("panel");
+  box.className = p === undefined && state.latent === null ? "empty" : "";
   if (state.latent !== null && p === undefined) { box.replaceChildren(card(state.latent)); return; }
   if (p === undefined) {
     box.replaceChildren(make("p", "soft", "Point at a token, or choose one, for its latents; choose a latent to see where it is active."));
@@ -127,6 +128,7 @@ function pin(p, t) {
   state.pinned = again ? null : [p, t];
   if (!again) spans[p][t].setAttribute("aria-pressed", "true");
   if (again) panel(); else panel(p, t);
+  if (!again && !WIDE.matches) spans[p][t].scrollIntoView({ block: "center" }); // above the panel at the foot
 }
 function choose(latent, scroll) {
   state.latent = latent;
@@ -217,7 +219,7 @@ function draw() {
 $("search").addEventListener("input", () => { state.shown = PAGE; draw(); });
 $("more").addEventListener("click", () => { state.shown += PAGE; draw(); });
 colour();
-if (matchMedia("(min-width: 761px)").matches) panel(0, spans[0].length - 1); else panel();
+if (WIDE.matches) panel(0, spans[0].length - 1); else panel();
 draw();
 const asked = /^#latent-(\d+)$/.exec(location.hash);
 if (asked && byId.has(Number(asked[1]))) choose(Number(asked[1]), true);
