@@ -162,14 +162,39 @@ class LanguageModel:
                 pass
         return {h: seen[h] for h in hookpoints}
 
-    def logits(self, token_BT: Tensor, mask_BT: Tensor, edit: Edit | None = None) -> Tensor:
-        """Logits_BTV, with one activation edited on the way where asked for. Needs all layers."""
+    def logits(self, token_BT: Tensor, mask_BT: Tensor, *edits: Edit | None) -> Tensor:
+        """Logits_BTV, with activations edited on the way where asked for. Needs all layers."""
         self._check_whole()
-        hooks = {edit.hookpoint: edit.change} if edit else {}
+        hooks = {edit.hookpoint: edit.change for edit in edits if edit}
         with torch.inference_mode(), self._hooked(hooks):
             return self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
+
+    def gradients(
+        self, token_BT: Tensor, mask_BT: Tensor, hookpoints: Sequence[str], objective: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Derivatives of a number with respect to the activations at some hookpoints: float32 BTD. Needs all layers.
+
+        ``objective`` makes the number of logits_BTV. What is derived is a push at the hookpoint, with all that follows of
+        it, through later hookpoints too.
+        """
+        self._check_whole()
+        pushes: dict[str, Tensor] = {}
+
+        def pushed(hookpoint: str) -> Callable[[Tensor], Tensor]:
+            def function(x_BTD: Tensor) -> Tensor:
+                pushes[hookpoint] = torch.zeros_like(x_BTD, requires_grad=True)
+                return x_BTD + pushes[hookpoint]
+
+            return function
+
+        with torch.enable_grad(), self._hooked({h: pushed(h) for h in hookpoints}):
+            logits = self.model(
+                input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
+            ).logits
+            found = torch.autograd.grad(objective(logits), [pushes[h] for h in hookpoints])
+        return {h: gradient.float() for h, gradient in zip(hookpoints, found, strict=True)}
 
     def next_logits(self, token_BT: Tensor, edit: Edit | None = None) -> Tensor:
         """Logits_BV of the token after each row. Rows are of one length, without padding. Needs all layers."""
