@@ -35,22 +35,22 @@ def logistic(x_RD: Tensor, y_RC: Tensor, l2: float | None = None) -> Probes:
     y = y_RC.to(x_RD.dtype)
     weight_RC = balanced(y)
     l2 = 1 / max(1, len(x_RD)) if l2 is None else l2
-    W_CD = torch.zeros(y.shape[1], x_RD.shape[1], dtype=x_RD.dtype, device=x_RD.device, requires_grad=True)
-    b_C = torch.zeros(y.shape[1], dtype=x_RD.dtype, device=x_RD.device, requires_grad=True)
+    W_CD = torch.zeros(y.shape[1], x_RD.shape[1], dtype=x_RD.dtype, device=x_RD.device)
+    b_C = torch.zeros(y.shape[1], dtype=x_RD.dtype, device=x_RD.device)
     solver = torch.optim.LBFGS(
         [W_CD, b_C], max_iter=_STEPS, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
     )
 
-    def loss() -> Tensor:
-        solver.zero_grad()
-        each_RC = F.binary_cross_entropy_with_logits(x_RD @ W_CD.T + b_C, y, weight_RC, reduction="none")
-        total = each_RC.mean(0).sum() + l2 / 2 * W_CD.square().sum()  # problems that share nothing but the data
-        total.backward()
-        return total
+    def loss() -> Tensor:  # problems that share nothing but the data, so their sum has the minimum of each
+        logit_RC = x_RD @ W_CD.T + b_C
+        error_RC = weight_RC * (logit_RC.sigmoid() - y) / len(x_RD)
+        W_CD.grad, b_C.grad = error_RC.T @ x_RD + l2 * W_CD, error_RC.sum(0)
+        each_RC = F.binary_cross_entropy_with_logits(logit_RC, y, weight_RC, reduction="none")
+        return each_RC.mean(0).sum() + l2 / 2 * W_CD.square().sum()
 
-    with torch.enable_grad():
+    with torch.no_grad():
         solver.step(loss)
-    return Probes(W_CD.detach(), b_C.detach())
+    return Probes(W_CD, b_C)
 
 
 def balanced(y_RC: Tensor) -> Tensor:
