@@ -68,17 +68,15 @@ def cosines(a_BD: Tensor, W_ND: Tensor, length_N: Tensor) -> Tensor:
     return ((a_BD.float() / lengths(a_BD)[:, None]) @ W_ND.float().T).div_(length_N)
 
 
-def nearest(cos_BN: Tensor, k: int, first: int | None = None, barred_N: Tensor | None = None) -> Nearest:
+def nearest(cos_BN: Tensor, k: int, own_B: Tensor, barred_N: Tensor | None = None) -> Nearest:
     """The k nearest of each row by cosines, which are overwritten where something is left out.
 
-    ``first``: the rows are themselves rows ``first``, ``first + 1``... of the columns, and not their own neighbours.
-    ``barred_N``: columns (bool) that are nobody's neighbours.
+    ``own_B``: the column that each row is itself, which is not its own neighbour. ``barred_N``: columns (bool) that are
+    nobody's neighbours.
     """
     if barred_N is not None:
         cos_BN.masked_fill_(barred_N, -torch.inf)
-    if first is not None:
-        own = torch.arange(len(cos_BN), device=cos_BN.device)
-        cos_BN[own, first + own] = -torch.inf
+    cos_BN.scatter_(1, own_B[:, None], -torch.inf)
     value, index = cos_BN.topk(min(k, cos_BN.shape[1]), dim=1)
     return Nearest(index, value)
 

@@ -117,7 +117,8 @@ def most_alike(name: str, W_ND: Tensor, latent: int, n: int, ground: Ground) -> 
     def make() -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             length_N, silent_N = ground.once((f"{name} lengths",), facts)
-            found = nearest(cosines(rows_ND[first : first + size], rows_ND, length_N), n, first, silent_N)
+            own_B = torch.arange(first, min(first + size, N), device=rows_ND.device)
+            found = nearest(cosines(rows_ND[own_B], rows_ND, length_N), n, own_B, silent_N)
         return found.index_NK.cpu().numpy(), found.value_NK.cpu().numpy()
 
     index, value = ground.once((f"{name} neighbours", n, first), make, keep=2)

@@ -25,6 +25,15 @@ def cosines(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
     return svg(figure, axes, "cosine of two latents", "share of pairs", "cosines-of-pairs")
 
 
+def sampled(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Cosines of decoder rows and the largest of each, with captions; ``found`` as ``tasks.reporting.alike`` gives it."""
+    name = "decoder rows"
+    return [
+        (cosines(found["edges"], {name: found["counts"]}), f"Cosines of decoder rows, of {found['n']:,} latents with all others"),
+        (maxima({name: found["largest"]}, "cosine with the nearest latent", "largest-cosines"), "The nearest of each latent"),
+    ]
+
+
 def maxima(values: Mapping[str, Sequence[float]], x: str, name: str) -> str:
     """The largest cosine of each latent, of several sides."""
     figure, axes = blank()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from tasks.dictionary import directions
 from tasks.dictionary.directions import BINS, Nearest, between, cosines, lengths, mean_max, nearest, within
 from tasks.dictionary.firing import correlated, densities, sampled, together
 from tasks.dictionary.matching import among, matched, one_to_one
+from tasks.reporting.alike import alike
 from tests.grounds import cache_of, scattered
 
 
@@ -30,8 +33,8 @@ def test_cosines_by_hand():
     found = cosines(W[:3], W, lengths(W))
     half = math.sqrt(0.5)
     np.testing.assert_allclose(found, [[1, 0, half, -1, 0], [0, 1, half, 0, 0], [half, half, 1, -half, 0]], atol=1e-6)
-    assert nearest(found.clone(), 1, first=0).index_NK[:2].tolist() == [[2], [2]]
-    barred = nearest(found.clone(), 3, first=0, barred_N=torch.tensor([0, 0, 1, 0, 0]).bool())
+    assert nearest(found.clone(), 1, torch.arange(3)).index_NK[:2].tolist() == [[2], [2]]
+    barred = nearest(found.clone(), 3, torch.arange(3), torch.tensor([0, 0, 1, 0, 0]).bool())
     assert sorted(barred.index_NK[0, :2].tolist()) == [1, 4] and barred.value_NK[0].tolist() == pytest.approx([0, 0, -1])
 
 
@@ -77,6 +80,30 @@ def test_of_a_large_dictionary_an_even_sample_of_pairs_is_counted(monkeypatch):
     found = within(rows(100), 2)
     assert found.n_pairs == sum(99 - row for row in range(0, 100, 10)) == int(found.histogram.sum())
     assert found.mean_max == pytest.approx(mean_max(within(rows(100), 1).nearest)), "the nearest are of all"
+
+
+def test_the_report_has_the_nearest_of_its_cards_and_the_spread_of_a_sample(tmp_path, monkeypatch):
+    """Blocks and the sample are smaller than the dictionary; two rows are the same."""
+    monkeypatch.setattr("tasks.reporting.alike._SAMPLED", 30)
+    monkeypatch.setattr("tasks.reporting.alike._BLOCK", 7)
+    W = rows(60, 12)
+    W[40] = 2 * W[3]
+    save_file({"W_dec_ND": W, "b_dec_D": W[0].clone()}, tmp_path / "sae.safetensors")
+    found, spread = alike(SimpleNamespace(path=tmp_path), [3, 40, *range(10, 20)], 4)
+    table = F.cosine_similarity(W[:, None], W[None], dim=-1).fill_diagonal_(-2)
+    for latent in (3, *range(10, 20)):
+        value, index = table[latent].topk(4)
+        assert [i for i, _ in found[latent]] == index.tolist()
+        assert [v for _, v in found[latent]] == pytest.approx(value.tolist(), abs=1e-3)
+    assert found[40][0] == [3, 1.0] and found[3][0] == [40, 1.0]
+    assert spread["n"] == 30 and sum(spread["counts"]) == 30 * 59
+    sample = np.linspace(0, 59, 30).round().astype(int)
+    assert spread["largest"] == pytest.approx(table[sample].amax(1).tolist(), abs=1e-5)
+
+
+def test_one_latent_has_no_nearest(tmp_path):
+    save_file({"W_dec_ND": rows(1)}, tmp_path / "sae.safetensors")
+    assert alike(SimpleNamespace(path=tmp_path), [0])[0] == {0: []}
 
 
 # matching
