@@ -1,9 +1,11 @@
 """Training speed of our TopK SAE against the dense formulation, and against the encoder matmul that nobody can avoid.
 
     python benchmarks/train.py [--d 512] [--n-latents 8192] [--k 32] [--batch 2048] [--rounds 5] [--json FILE]
+    python benchmarks/train.py --peers [--only NAME ...] [--curve STEPS] [--where FOLDER] [--plot FILE]
 
 All contestants take turns in one process, a few steps at a time, so that a machine whose speed drifts treats them
-alike. Quote the ratios; tokens per second are of this machine at this moment.
+alike. Quote the ratios; tokens per second are of this machine at this moment. With ``--peers``, sae-lens, eai-sparsify and
+dictionary-learning take turns too, and everybody has a process of its own (see ``benchmarks.peers``).
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.nn.functional as F
 
-from tasks.saes.topk import TopK, TopKLearner
+from benchmarks import peers
+from tasks.learning.sparse import SparseLearner
+from tasks.saes.batchtopk import BatchTopK
+from tasks.saes.topk import TopK
 
 
 class Dense:
@@ -56,11 +61,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     """What takes turns, by name."""
     device = torch.device(args.device)
 
-    def ours(bf16: bool) -> Callable[[torch.Tensor], object]:
-        spec = TopK(n_latents=args.n_latents, expansion_factor=None, k=args.k)
-        sae = spec.build(args.d).to(device=device)
-        learner = TopKLearner(sae, dead_after_tokens=10**12, bf16=bf16)
-        return lambda x: learner.step(x, 1e-3)
+    def ours(kind: type[TopK] | type[BatchTopK], bf16: bool) -> Callable[[torch.Tensor], object]:
+        sae = kind(n_latents=args.n_latents, expansion_factor=None, k=args.k).build(args.d).to(device=device)
+        learner = SparseLearner(sae, dead_after_tokens=10**12, bf16=bf16)
+        return lambda x: learner.step(x, 1e-3)["fvu"]
 
     def floor(dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
         W = torch.randn(args.n_latents, args.d, device=device).to(dtype)
@@ -77,8 +81,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     dense = Dense(args.d, args.n_latents, args.k, args.device)
     return {
         "dense TopK, autograd, Adam": dense.step,
-        "ours, float32": ours(False),
-        "ours, bfloat16 search": ours(True),
+        "ours, topk, float32": ours(TopK, False),
+        "ours, topk, bfloat16 search": ours(TopK, True),
+        "ours, batchtopk, float32": ours(BatchTopK, False),
+        "ours, batchtopk, bfloat16 search": ours(BatchTopK, True),
         "floor: encoder matmul, float32": floor(torch.float32),
         "floor: encoder matmul, bfloat16": floor(torch.bfloat16),
     }
@@ -94,7 +100,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="write the figures to this file")
+    peers.add_arguments(parser)
     args = parser.parse_args()
+    if args.peers:
+        return peers.main(args)
 
     draw = torch.Generator().manual_seed(1)
     truth = F.normalize(torch.randn(4 * args.d, args.d, generator=draw), dim=-1)

@@ -5,14 +5,17 @@ Shapes: N directions, D d_model, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import torch
+from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.lm.language_model import LanguageModel
+    from tasks.trained import TrainedSAE
 
 Pushed = tuple[str, float]
 """Text of a token, and its logit."""
@@ -53,3 +56,32 @@ class Most(NamedTuple):
     up_logit_Nn: Tensor
     down_Nn: Tensor
     down_logit_Nn: Tensor
+
+
+def to_stream(lm: LanguageModel, sae: TrainedSAE) -> Callable[[Tensor], Tensor]:
+    """What takes decoder rows of an SAE, N of them by d_out, to the directions of the residual stream that they add to it.
+
+    Rows at ``z`` or ``mlp_act`` go through the projection that reads them. Where a latent is added at several hookpoints
+    (``Sites.pushed``), the direction is their sum, each in the model's units. Raises ``SpecError`` where none has such a way.
+    """
+    through: dict[str, Tensor | None] = {}
+    for hookpoint in sae.sites.pushed:
+        try:
+            through[hookpoint] = lm.output_weight(hookpoint)
+        except SpecError as error:
+            reason = str(error)
+    if not through:
+        raise SpecError(f"sae.hookpoint = {sae.hookpoint!r}, but {reason}; look at what the latents read instead")
+
+    def directions(rows_NO: Tensor) -> Tensor:
+        parts = []
+        for hookpoint, rows in sae.written(rows_NO).items():
+            if hookpoint not in through:
+                continue
+            rows, weight = rows.float(), through[hookpoint]
+            if len(through) > 1 and not (norm := sae.norm_at(hookpoint)).norm.PER_TOKEN:
+                rows = norm.invert(rows, None) - norm.invert(torch.zeros_like(rows), None)
+            parts.append(rows if weight is None else rows.to(weight.device) @ weight.T)
+        return torch.stack([part.to(parts[0].device) for part in parts]).sum(0) if len(parts) > 1 else parts[0]
+
+    return directions

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import F, torch
+from tasks.lm.hooks import Edit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.lm.buckets import Batch
-    from tasks.lm.language_model import Edit, LanguageModel
+    from tasks.lm.language_model import LanguageModel
+    from tasks.trained import TrainedSAE
 
 MAX_LOGITS = 2**26
 """Numbers in one batch of logits; a vocabulary of 128,000 makes a batch of 8,192 tokens 4 GB."""
@@ -65,3 +67,43 @@ def replaced(rows_nD: Tensor, keep_BT: Tensor) -> Callable[[Tensor], Tensor]:
         return edited
 
     return change
+
+
+class Splice:
+    """The edits that put what an SAE gives for the hookpoints that it reads in the place of those that it writes.
+
+    ``looks`` see what is read, ``puts`` replace. Both may go into one pass where all that is read comes before what is written: an
+    SAE's and most transcoders'. A crosscoder gives at its first hookpoint what depends on its last, so that its looks go into a
+    clean pass over the same tokens, and all of its hookpoints are replaced at once in the next: which will do for any SAE.
+    """
+
+    def __init__(self, sae: TrainedSAE, keep_BT: Tensor) -> None:
+        """``keep_BT``: the positions that are replaced; BOS and padding are left as they are."""
+        self._sae, self._keep_BT = sae, keep_BT
+        self._seen: dict[str, Tensor] = {}
+        self._made: dict[str, Tensor] = {}
+
+    @property
+    def looks(self) -> list[Edit]:
+        """For the pass in which what is read is as the model computes it."""
+        return [Edit(hookpoint, self._look(hookpoint)) for hookpoint in self._sae.sites.reads]
+
+    @property
+    def puts(self) -> list[Edit]:
+        """For the pass in which the SAE's output stands in the model's place."""
+        return [Edit(hookpoint, self._put(hookpoint)) for hookpoint in self._sae.sites.writes]
+
+    def _look(self, hookpoint: str) -> Callable[[Tensor], None]:
+        def look(x_BTD: Tensor) -> None:
+            self._seen[hookpoint] = x_BTD[self._keep_BT.to(x_BTD.device)].float().to(self._sae.W_dec_ND.device)
+            self._made = {}
+
+        return look
+
+    def _put(self, hookpoint: str) -> Callable[[Tensor], Tensor]:
+        def put(x_BTD: Tensor) -> Tensor:
+            if not self._made:
+                self._made = self._sae.written(self._sae.reconstruct(self._sae.read(self._seen)))
+            return replaced(self._made[hookpoint], self._keep_BT)(x_BTD)
+
+        return put

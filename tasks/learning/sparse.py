@@ -1,0 +1,248 @@
+"""Training without autograd for kinds whose active latents are few, in work that grows with K and not with N.
+
+A kind says which pairs of token and latent are active, as nested groups, and the weight of each group's loss; all else is
+here. Shapes: B tokens, D d_in, O d_out, N n_latents, P pairs of a token and a latent.
+
+The loss is the sum over groups j of weight[j] * FVU of what groups 0 to j give together (one group: a plain TopK; ranks
+k and 4 k: Multi-TopK; prefixes of the dictionary: Matryoshka), plus AuxK (Gao et al. 2024, arXiv 2406.04093, A.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tasks.lazy import torch
+from tasks.sparse import Pairs, Search, transposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.saes._sparse import SparseSAE
+
+_EPSILON = 1e-8
+_BLOCK = 1024
+"""Latents whose gradient is made and consumed at once, while it is in the cache."""
+
+
+class Nest(NamedTuple):
+    """The active pairs of a batch."""
+
+    groups: list[Pairs]
+    """Disjoint; each is added to all before it."""
+
+    weights: list[float]
+    """Of the FVU of each group with all before it."""
+
+    main: int = 0
+    """The group with which the reconstruction is the SAE's own."""
+
+    least: Tensor | None = None
+    """The smallest score chosen, where the kind keeps it."""
+
+
+class SparseLearner:
+    """Adam on the loss of a sparse kind, decoder rows brought back to length 1 where the kind wants it.
+
+    Each weight's moments decay at every step, as ``torch.optim.Adam`` does it, so that the loss curve is that of the
+    dense formulation. Gradients are made block by block over latents and used at once: none is ever held whole.
+    """
+
+    def __init__(
+        self,
+        sae: SparseSAE,
+        dead_after_tokens: int = 500_000,
+        betas: tuple[float, float] = (0.9, 0.999),
+        clip_norm: float | None = None,
+        autocast: bool = False,
+        bf16: bool | None = None,
+    ) -> None:
+        """``bf16``: search latents in bfloat16, score in float32; None asks the machine whether that is faster.
+
+        ``autocast`` asks for the same. ``clip_norm`` makes every gradient twice, since all must be known before the first is used.
+        """
+        self.sae, self._dead_after, self._betas, self._clip_norm = sae, dead_after_tokens, betas, clip_norm
+        device = sae.W_enc_ND.device
+        self._bf16 = (autocast or fast_bf16(device)) if bf16 is None else bf16
+        self._silent = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
+        self._moments = {n: (torch.zeros_like(w), torch.zeros_like(w)) for n, w in sae.weights().items() if n in sae.TRAINED}
+        self._n_steps = torch.zeros((), dtype=torch.float32, device=device)
+        self._shadow = self._shadowed()
+
+    def _shadowed(self) -> Tensor | None:
+        return self.sae.W_enc_ND.to(torch.bfloat16) if self._bf16 else None
+
+    @property
+    def silent_N(self) -> Tensor:
+        return self._silent
+
+    def step(
+        self, x_BD: Tensor, lr: float, y_BO: Tensor | None = None, *, sparsity: float = 1.0, k: float | None = None
+    ) -> dict[str, Tensor]:
+        """As ``Learner.step``; ``sparsity`` means nothing here, since k holds the number of active latents."""
+        with torch.no_grad():
+            return self._step(x_BD, lr, x_BD if y_BO is None else y_BO, k)
+
+    def _step(self, x_BD: Tensor, lr: float, y_BO: Tensor, k: float | None) -> dict[str, Tensor]:
+        sae, n_rows = self.sae, len(x_BD)
+        inner_BD = sae.inner(x_BD)
+        nest = sae.nest(inner_BD, self._search(), sae.spec.k if k is None else k)
+        variance = _variance(y_BO)
+        hat_BO, errors, losses = sae.around(torch.zeros_like(y_BO), x_BD), [], []
+        for pairs in nest.groups:
+            hat_BO = hat_BO + pairs.sum_of(sae.W_dec_ND)
+            errors.append(hat_BO - y_BO)
+            losses.append(squared(errors[-1]) / variance)
+        total = sum(weight * loss for weight, loss in zip(nest.weights, losses, strict=True))
+        # a pair of group j is in the reconstructions of j and all after it
+        found, grad_BO = [], torch.zeros_like(y_BO)
+        for pairs, weight, error_BO in reversed(list(zip(nest.groups, nest.weights, errors, strict=True))):
+            grad_BO = torch.add(grad_BO, error_BO, alpha=float(2 * weight / variance))
+            found.append((pairs, grad_BO))
+        bias_grads = {"b_dec_D": grad_BO.sum(0)}
+        if sae.spec.skip:
+            bias_grads["W_skip_OD"] = grad_BO.T @ x_BD
+        aux = self._aux(inner_BD, errors[nest.main])
+        if aux is not None:
+            found.append(aux[1:])
+            total = total + sae.spec.aux_coefficient * aux[0]
+        fired, n_active = torch.zeros_like(self._silent, dtype=torch.bool), torch.zeros((), device=x_BD.device)
+        for pairs in nest.groups[: len(nest.groups) if nest.main < 0 else nest.main + 1]:
+            active = pairs.pre_P > 0
+            fired[pairs.index_P[active]] = True
+            n_active += active.sum()
+        self._update(lr, inner_BD, found, bias_grads)
+        sae.learnt(nest, first=bool(self._n_steps == 1))
+        self._silent += n_rows
+        self._silent.masked_fill_(fired, 0)
+        aux_loss = torch.zeros_like(total) if aux is None else aux[0]
+        return {"loss": total, "fvu": losses[nest.main], "l0": n_active / n_rows, "aux_loss": aux_loss}
+
+    def _search(self) -> Search:
+        return Search(self.sae.W_enc_ND, self.sae.b_enc_N, self._shadow, self.sae.scale_N())
+
+    def _aux(self, inner_BD: Tensor, error_BO: Tensor) -> tuple[Tensor, Pairs, Tensor] | None:
+        """AuxK: the residual modelled by the k_aux strongest dead latents. The residual itself gets no gradient.
+
+        Returns the loss (scaled by how many are dead), its pairs, and its gradient with respect to what they give.
+        """
+        sae = self.sae
+        if not sae.spec.aux_coefficient:
+            return None
+        dead = (self._silent >= self._dead_after).nonzero().squeeze(1)
+        if len(dead) == 0:
+            return None
+        k_aux = sae.spec.k_aux or max(1, sae.d_in // 2)
+        scale_N = sae.scale_N()
+        search = Search(sae.W_enc_ND[dead], sae.b_enc_N[dead], scale_N=None if scale_N is None else scale_N[dead])
+        pre, place = search.topk(inner_BD, min(k_aux, len(dead)))
+        pairs = Pairs.of(dead[place], pre)
+        off_BO = pairs.sum_of(sae.W_dec_ND).add_(error_BO)
+        variance = _variance(error_BO)
+        scale = min(1.0, len(dead) / k_aux)
+        return scale * squared(off_BO) / variance, pairs, off_BO * (2 * scale * sae.spec.aux_coefficient / variance)
+
+    def _update(self, lr: float, inner_BD: Tensor, found: list[tuple[Pairs, Tensor]], grads: dict[str, Tensor]) -> None:
+        """One Adam step. ``found``: pairs, and the gradient with respect to their sum; ``grads``: of weights without rows
+        by latent, the encoder's part in ``b_dec_D`` not yet among them."""
+        sae, n_rows = self.sae, len(inner_BD)
+        index_P = _joined([pairs.index_P for pairs, _ in found])
+        # the gradient of a pair's sum is a row of all gradients, one below the other
+        source_P = _joined([pairs.row_P() + i * n_rows for i, (pairs, _) in enumerate(found)])
+        grad_SO = _joined([grad_BO for _, grad_BO in found])
+        by_latent = transposed(index_P, source_P, sae.n_latents)
+        by_token = by_latent if len(found) == 1 else by_latent._replace(row_P=by_latent.row_P % n_rows)
+        index_P, pre_P = index_P[by_latent.order_P], _joined([pairs.pre_P for pairs, _ in found])[by_latent.order_P]
+        value_P, d_pre_P = pre_P.relu(), by_latent.product_of(sae.W_dec_ND, grad_SO).mul_(pre_P > 0)
+        zeros_N = torch.zeros_like(sae.b_enc_N)
+        grads["b_enc_N"] = zeros_N.index_add(0, index_P, d_pre_P)
+        if sae.spec.subtract_b_dec:  # the bias also enters through x - b_dec
+            grads["b_dec_D"] = grads["b_dec_D"] - grads["b_enc_N"] @ sae.W_enc_ND
+        # along a row only its length would change: what the gradient has there is known from its pairs
+        along_N = zeros_N.index_add(0, index_P, value_P * d_pre_P) if sae.UNIT_ROWS else None
+
+        def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
+            decoder = by_latent.rows_of(grad_SO, value_P, _BLOCK, sorted_too=True)
+            encoder = by_token.rows_of(inner_BD, d_pre_P, _BLOCK, sorted_too=True)
+            for (block, d_dec), (_, d_enc) in zip(decoder, encoder, strict=True):
+                if along_N is not None:
+                    d_dec.addcmul_(sae.W_dec_ND[block], along_N[block, None], value=-1)
+                yield block, d_dec, d_enc
+
+        shrink = None
+        if self._clip_norm is not None:
+            whole = sum(squared(grad) for grad in grads.values())
+            whole = whole + sum(squared(d_dec) + squared(d_enc) for _, d_dec, d_enc in blocks())
+            shrink = (self._clip_norm / (whole.sqrt() + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        self._n_steps += 1
+        for block, d_dec, d_enc in blocks():
+            W = sae.W_dec_ND[block]
+            self._adam("W_dec_ND", d_dec, lr, shrink, block)
+            if sae.UNIT_ROWS:
+                W.div_(W.norm(dim=-1, keepdim=True).clamp_(min=1e-12))
+            self._adam("W_enc_ND", d_enc, lr, shrink, block)
+            if self._shadow is not None:
+                self._shadow[block] = sae.W_enc_ND[block]
+        for name, grad in grads.items():
+            self._adam(name, grad, lr, shrink)
+
+    def _adam(self, name: str, grad: Tensor, lr: float, shrink: Tensor | None, block: slice = slice(None)) -> None:
+        if shrink is not None:
+            grad = grad.mul_(shrink)
+        first, second = (moment[block] for moment in self._moments[name])
+        torch._fused_adam_(
+            [getattr(self.sae, name)[block]], [grad], [first], [second], [], [self._n_steps],
+            lr=lr, beta1=self._betas[0], beta2=self._betas[1], weight_decay=0.0, eps=_EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def revive(self, latent_n: Tensor, direction_nD: Tensor) -> None:
+        """As ``Learner.revive``: encoder rows take the directions, decoder rows too where they are as wide; biases are 0."""
+        sae, unit_nD = self.sae, torch.nn.functional.normalize(direction_nD, dim=-1)
+        with torch.no_grad():
+            sae.W_enc_ND[latent_n] = unit_nD
+            if sae.d_out == sae.d_in:
+                sae.W_dec_ND[latent_n] = unit_nD
+            sae.b_enc_N[latent_n] = 0
+            for name in ("W_enc_ND", "W_dec_ND", "b_enc_N"):
+                for moment in self._moments[name]:
+                    moment[latent_n] = 0
+            self._silent[latent_n] = 0
+            if self._shadow is not None:
+                self._shadow[latent_n] = sae.W_enc_ND[latent_n].to(torch.bfloat16)
+
+    def state(self) -> dict[str, Tensor]:
+        found = dict(self.sae.weights())
+        for name, (first, second) in self._moments.items():
+            found |= {f"first.{name}": first, f"second.{name}": second}
+        return {**found, "n_steps": self._n_steps, "silent_N": self._silent}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self._shadow = self._shadowed()
+
+
+def squared(x: Tensor) -> Tensor:
+    """Sum of squares, in one pass and without a temporary."""
+    flat = x.reshape(-1)
+    return flat @ flat
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _variance(y_BO: Tensor) -> Tensor:
+    """Sum of squared deviations from the mean of the rows."""
+    return (squared(y_BO) - len(y_BO) * squared(y_BO.mean(0))).clamp_(min=1e-12)
+
+
+def fast_bf16(device: Any) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here: CUDA, and CPUs with AMX or AVX512-BF16.
+
+    By what the machine says, not by a stopwatch: a resumed run must decide as it did before.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
