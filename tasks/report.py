@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tasks.asking import paid_now
 from tasks.lazy import pq
+from tasks.reporting.pages import embedded
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
 
@@ -132,11 +133,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not measured"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def embedded(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element or a line of script."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text.encode("utf-8", "replace").decode()

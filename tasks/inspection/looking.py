@@ -1,11 +1,12 @@
 """Looking at prompts: one pass for the activations, one for each run.
 
-Shapes: B prompts of a batch, T tokens, n tokens of them that are kept, D d_in, K active latents.
+Shapes: B prompts of a batch, T tokens, n tokens of them that are kept, D d_in, O d_out, K active latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.inspection.attribution import attributed
@@ -13,7 +14,7 @@ from tasks.inspection.seen import Attributed, Guess, Inspection, RunSeen, Seen
 from tasks.lazy import np, torch
 from tasks.lm.buckets import Batch, batches
 from tasks.lm.contexts import Context, of_texts
-from tasks.lm.language_model import Edit
+from tasks.lm.hooks import Edit
 from tasks.lm.splicing import MAX_LOGITS, Run, losses, replaced
 from tasks.metrics import Reconstruction
 from tasks.saes.base import Latents
@@ -80,7 +81,7 @@ def latents_of(subject: Subject, contexts: Sequence[Context]) -> list[Latents]:
     """Latents_TK of each context, strongest first, on the CPU; those of special tokens are all 0."""
     found: dict[int, Latents] = {}
     for batch in batches(contexts, subject.batch_tokens):
-        latents = subject.sae.encode(_read(subject, batch))
+        latents = subject.sae.encode(_sides(subject, batch)[0])
         for i, part in zip(batch.members, _rows(batch, latents.index_BK, latents.value_BK), strict=True):
             index, value = ordered(Latents(*part))
             found[i] = Latents(*(torch.from_numpy(_spread(x, contexts[i].keep, 0)) for x in (index, value)))
@@ -94,11 +95,12 @@ def ordered(latents: Latents) -> Latents:
     return Latents(latents.index_BK.gather(1, place)[:, :width], value[:, :width])
 
 
-def _read(subject: Subject, batch: Batch) -> Tensor:
-    """What the SAE reads at the kept tokens of a batch: x_nD, float32 on the SAE's device."""
+def _sides(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the SAE reads at the kept tokens of a batch, x_nD, and what it is to give, y_nO; float32 on the SAE's device."""
     sae = subject.sae
-    seen = subject.lm.activations(batch.token_BT, batch.mask_BT, [sae.hookpoint])[sae.hookpoint]
-    return seen[batch.keep_BT.to(seen.device)].float().to(sae.W_dec_ND.device)
+    seen = subject.lm.activations(batch.token_BT, batch.mask_BT, sae.sites.hookpoints)
+    kept = {h: x_BTD[batch.keep_BT.to(x_BTD.device)].float().to(sae.W_dec_ND.device) for h, x_BTD in seen.items()}
+    return sae.read(kept), torch.cat([kept[h] for h in sae.sites.writes], -1)
 
 
 def _rows(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -111,19 +113,20 @@ def _rows(batch: Batch, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _batch(subject: Subject, batch: Batch, prompts: Sequence[str], texts: Sequence[str], n_next: int) -> Iterator[Seen]:
     """What is seen of the prompts of a batch, in its order."""
     sae = subject.sae
-    x_nD = _read(subject, batch)
+    x_nD, y_nO = _sides(subject, batch)
     with torch.inference_mode():
         normed, undo = sae.norm.apply(x_nD)
         latents = sae.sae.encode(normed)
-        hat_nD = sae.norm.invert(sae.sae.decode(latents, normed), undo)
-    given = {"clean": [], "sae": [hat_nD], "zero": [torch.zeros_like(hat_nD)]}
-    edits = {name: [Edit(sae.hookpoint, replaced(rows, batch.keep_BT)) for rows in each] for name, each in given.items()}
+        hat_nO = sae.norm.invert(sae.sae.decode(latents, normed), undo)
+    # what is read is what the clean model has there, so that all that is written can be put in at once, wherever it stands
+    given = {"clean": {}, "sae": sae.written(hat_nO), "zero": sae.written(torch.zeros_like(hat_nO))}
+    edits = {name: [Edit(h, replaced(rows, batch.keep_BT)) for h, rows in each.items()] for name, each in given.items()}
     runs = dict(losses(subject.lm, batch, edits, n_next))
-    for row, (x, hat, *own) in enumerate(_rows(batch, x_nD, hat_nD, latents.index_BK, latents.value_BK)):
+    for row, (y, hat, *own) in enumerate(_rows(batch, y_nO, hat_nO, latents.index_BK, latents.value_BK)):
         length = int(batch.mask_BT[row].sum())
         token, keep = batch.token_BT[row, :length].numpy(), batch.keep_BT[row, :length].numpy()
         index, value = ordered(Latents(*own))
-        exact, back = x.cpu().double(), hat.cpu().double()
+        exact, back = y.cpu().double(), hat.cpu().double()
         reconstruction = Reconstruction()
         reconstruction.update(exact, back)
         yield Seen(
@@ -151,14 +154,10 @@ def _run(run: Run, row: int, length: int, texts: Sequence[str]) -> RunSeen:
 
 def _moved(subject: Subject, seen: Seen, target: int | None, texts: Sequence[str]) -> Seen:
     """The same with what its latents do for the next token."""
-    from dataclasses import replace
-
-    device = subject.sae.W_dec_ND.device
-    token, keep = torch.from_numpy(seen.token_id), torch.from_numpy(seen.keep)
-    at = subject.sae.hookpoint
-    x_nD = subject.lm.activations(token[None], torch.ones_like(keep)[None], [at])[at][0]
-    own = Latents(*(torch.from_numpy(each[seen.keep]).to(device) for each in (seen.index_TK, seen.value_TK)))
-    found = attributed(subject, token, keep, own, x_nD[keep.to(x_nD.device)].float().to(device).clone(), target)
+    (batch,) = batches([Context(seen.token_id, seen.keep, seen.token_id, 0)], len(seen.token_id))
+    x_nD, y_nO = _sides(subject, batch)
+    own = Latents(*(torch.from_numpy(each[seen.keep]).to(x_nD.device) for each in (seen.index_TK, seen.value_TK)))
+    found = attributed(subject, batch, own, x_nD.clone(), y_nO.clone(), target)
     guess = Guess(found.target, texts[found.target], float(np.exp(found.log_p)))
     moved = Attributed(guess, _spread(found.latent_nK, seen.keep, 0), _spread(found.rest_n, seen.keep, np.nan))
     return replace(seen, attributed=moved)
