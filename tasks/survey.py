@@ -16,7 +16,7 @@ from tasks.dictionary.clusters import mapped
 from tasks.dictionary.firing import densities, sampled, together
 from tasks.explain import labels
 from tasks.lazy import np, pa, pq, torch
-from tasks.spec import Spec, SpecError
+from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
 
 if TYPE_CHECKING:
@@ -65,8 +65,6 @@ def survey(job: Job[SurveySpec]) -> Summary:
     spec, opened = job.spec, job.one("sae")
     sae = TrainedSAE.open(opened)
     other = TrainedSAE.open(job.one("other")) if "other" in job.inputs else None
-    if other is not None:
-        check_alike(sae, other, str(opened.artifact), str(job.one("other").artifact))
     directions, columns, lists = _directions(job, sae)
     found: dict[str, Any] = {**_named(opened, sae), "directions": directions, "good": COPY}
     label = labels(job.many("explain")) if "explain" in job.inputs else {}
@@ -90,16 +88,6 @@ def survey(job: Job[SurveySpec]) -> Summary:
         both = found["matching"]
         summary |= {"mmcs": both["first"]["mmcs"], "mmcs_back": both["second"]["mmcs"], "mcc": both["mcc"]}
     return {**summary, "hookpoint": sae.hookpoint}
-
-
-def check_alike(sae: TrainedSAE, other: TrainedSAE, name: str, other_name: str) -> None:
-    """Raise ``SpecError`` for two SAEs whose rows are not of one space."""
-    widths = [one.W_dec_ND.shape[1] for one in (sae, other)]
-    if widths[0] != widths[1]:
-        raise SpecError(
-            f"with = {other_name}, but it writes rows of {widths[1]} numbers and {name} rows of {widths[0]}; "
-            "name an SAE of the same model and width"
-        )
 
 
 def _named(opened: Opened, sae: TrainedSAE) -> dict[str, Any]:
@@ -181,23 +169,24 @@ def _matching(
     label_of_other: dict[int, str],
 ) -> dict[str, Any]:  # fmt: skip
     """Two dictionaries, latent against latent, by direction and by activation; writes ``pairs.parquet``."""
-    from tasks.dictionary.matching import matched
+    from tasks.dictionary.matching import in_common, matched
     from tasks.lm.loading import device_of
 
     device = device_of(job.runtime)
     with torch.inference_mode(), job.progress.bar("match", sae.n_latents, "latents") as bar:
-        found = matched(sae.W_dec_ND.to(device), other.W_dec_ND.to(device), job.spec.n_candidates, step=bar.advance)
+        rows = in_common(sae, other)
+        found = matched(*(W.to(device) for W in rows), k=job.spec.n_candidates, step=bar.advance)
     nearest, cosine = found.to_second.index_NK[:, 0].cpu().numpy(), found.to_second.value_NK[:, 0].cpu().numpy()
     columns |= {"match": nearest.astype(np.int32), "match_cosine": cosine}
     partner, partner_cosine = np.full(sae.n_latents, -1, np.int32), np.full(sae.n_latents, np.nan, np.float32)
     partner[found.pairs.first_P], partner_cosine[found.pairs.first_P] = found.pairs.second_P, found.pairs.cosine_P
     columns |= {"partner": partner, "partner_cosine": partner_cosine}
-    rows: dict[str, Any] = {"first": found.pairs.first_P, "second": found.pairs.second_P, "cosine": found.pairs.cosine_P}
+    table: dict[str, Any] = {"first": found.pairs.first_P, "second": found.pairs.second_P, "cosine": found.pairs.cosine_P}
     figures = {**found.figures, "back": found.to_first.value_NK[:, 0].cpu().tolist()}
     figures["activation"] = _activations(job, nearest, columns)
     for side, said in (("first", label), ("second", label_of_other)):
-        rows[f"{side}_label"] = [said.get(latent, "") for latent in rows[side].tolist()]
-    pq.write_table(pa.table(rows), job.out / "pairs.parquet", compression="zstd")
+        table[f"{side}_label"] = [said.get(latent, "") for latent in table[side].tolist()]
+    pq.write_table(pa.table(table), job.out / "pairs.parquet", compression="zstd")
     order = np.argsort(-cosine, kind="stable")
     most = -(-job.spec.n_pairs // 2)
     shown = {"nearest": order[:most], "lost": order[::-1][:most]}

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.dictionary.directions import Nearest, between, cosines, lengths, mean_max
 from tasks.lazy import np, torch
+from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from tasks.trained import TrainedSAE
 
 EXACT = 4096
 """Latents of the larger dictionary up to which every pair may be matched; beyond it, candidates only."""
@@ -79,6 +82,35 @@ def matched(
     whole = max(len(A_ND), len(B_MD)) <= exact
     pairs = one_to_one(cosines(A_ND, B_MD, lengths(B_MD)).cpu().numpy()) if whole else among(to_second, to_first)
     return Matching(to_second, to_first, pairs, whole)
+
+
+def in_common(sae: TrainedSAE, other: TrainedSAE) -> tuple[Tensor, Tensor]:
+    """Decoder rows of two SAEs as directions of one space: their own where both see activations through the same norm, else
+    the model's. Raises ``SpecError`` for rows of two widths.
+
+    A norm that takes its numbers from each token by itself turns no direction, but for its length.
+    """
+    widths = [one.W_dec_ND.shape[1] for one in (sae, other)]
+    if widths[0] != widths[1]:
+        raise SpecError(f"two SAEs write rows of {widths[0]} and {widths[1]} numbers, but only equal widths match; name others")
+    if _normed(sae) == _normed(other):
+        return sae.W_dec_ND, other.W_dec_ND
+    found = []
+    for one in (sae, other):
+        parts = []
+        for hookpoint, rows in one.written(one.W_dec_ND).items():
+            norm, rows = one.norm_at(hookpoint), rows.double()  # what is taken off may be much longer than the rows
+            if not norm.norm.PER_TOKEN:
+                rows = norm.invert(rows, None) - norm.invert(torch.zeros_like(rows[:1]), None)
+            parts.append(rows.float())
+        found.append(torch.cat(parts, 1))
+    return found[0], found[1]
+
+
+def _normed(sae: TrainedSAE) -> list[Any]:
+    """Which norm there is of each hookpoint that is written, with its numbers."""
+    norms = [sae.norm_at(hookpoint) for hookpoint in sae.written(sae.W_dec_ND)]
+    return [(norm.norm, {name: value.tolist() for name, value in norm.state.items()}) for norm in norms]
 
 
 def one_to_one(similarity_NM: np.ndarray) -> Pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,8 +17,13 @@ from safetensors.torch import save_file
 from tasks.dictionary import directions
 from tasks.dictionary.directions import BINS, Nearest, between, cosines, lengths, mean_max, nearest, within
 from tasks.dictionary.firing import correlated, densities, sampled, together
-from tasks.dictionary.matching import among, matched, one_to_one
+from tasks.dictionary.matching import among, in_common, matched, one_to_one
+from tasks.norms.base import FittedNorm, Norm
+from tasks.norms.none import NoNorm
 from tasks.reporting.alike import alike
+from tasks.saes.topk import TopK
+from tasks.spec import SpecError
+from tasks.trained import TrainedSAE
 from tests.grounds import cache_of, scattered
 
 
@@ -171,6 +177,36 @@ def test_latents_without_a_candidate_stay_alone():
     to_second = Nearest(torch.tensor([[0], [0]]), torch.tensor([[0.9], [-0.5]]))
     found = among(to_second, Nearest(torch.tensor([[0]]), torch.tensor([[0.9]])))
     assert (found.first_P.tolist(), found.second_P.tolist()) == ([0], [0])
+
+
+class Doubled(Norm):
+    """Halves some columns and takes an offset off: it turns directions, as whitening does."""
+
+    kind: Literal["doubled"] = "doubled"
+
+    def apply(self, state, x_BD):
+        return (x_BD - state["offset"]) * state["scale"], None
+
+    def invert(self, state, y_BD, undo):
+        return y_BD / state["scale"] + state["offset"]
+
+
+def trained(W: torch.Tensor, norm: FittedNorm) -> TrainedSAE:
+    n, d = W.shape
+    tensors = {"W_enc_ND": W.clone(), "b_enc_N": torch.zeros(n), "W_dec_ND": W, "b_dec_D": torch.zeros(d)}
+    return TrainedSAE(TopK(k=2, n_latents=n).holding(tensors), norm, "layers.1")
+
+
+def test_saes_behind_different_norms_are_compared_in_the_models_space():
+    W, scale = rows(30), torch.linspace(0.1, 3, 16)
+    turning = FittedNorm(Doubled(), {"offset": torch.full((16,), 1000.0), "scale": scale})
+    plain, behind = trained(W, FittedNorm(NoNorm(), {})), trained(W * scale, turning)
+    assert matched(plain.W_dec_ND, behind.W_dec_ND).figures["mcc"] < 0.98
+    assert matched(*in_common(plain, behind)).figures["mcc"] > 0.9999, "the long offset costs no digits"
+    same = in_common(behind, trained(W * scale, turning))
+    assert same[0] is behind.W_dec_ND, "of one norm, rows are compared as they are"
+    with pytest.raises(SpecError, match="rows of 16 and 8 numbers, but only equal widths match"):
+        in_common(plain, trained(rows(5, 8), FittedNorm(NoNorm(), {})))
 
 
 # firing
