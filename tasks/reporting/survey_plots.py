@@ -84,8 +84,8 @@ def against(
 
 
 def rates(letters: Sequence[str], values: Mapping[str, Sequence[float | None]], name: str) -> str:
-    """Shares by letter, side by side."""
-    figure, axes = blank(9.4, 2.5)
+    """Shares by letter, side by side; what is not known has no bar."""
+    figure, axes = blank(5.6, 2.5)
     width = 0.8 / max(1, len(values))
     for i, ((label, found), colour) in enumerate(zip(values.items(), (MAIN, OTHER, SOFT), strict=False)):
         at = [place + (i - (len(values) - 1) / 2) * width for place in range(len(letters))]
