@@ -81,7 +81,7 @@ def found(top: Path, name: str) -> set[str]:
     "which, checkpoint",
     [
         pytest.param("lm", "tiny.pt", marks=pytest.mark.slow),
-        ("sae", "checkpoint/loop.json"),
+        pytest.param("sae", "checkpoint/loop.json", marks=pytest.mark.slow),
         ("saes", "checkpoint/loop.json"),
     ],
 )
