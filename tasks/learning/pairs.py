@@ -52,11 +52,7 @@ class ActivePairs:
 
     @cached_property
     def _by_latent(self) -> Transposed:
-        return transposed(self.latent_P, self.n_latents)
-
-    @cached_property
-    def _row_P(self) -> Tensor:
-        return self._pairs.row_P()
+        return transposed(self.latent_P, self._pairs.row_P(), self.n_latents)
 
     def summed(self, value_P: Tensor, W_NO: Tensor) -> Tensor:
         """``rows``, without autograd."""
@@ -64,7 +60,8 @@ class ActivePairs:
 
     def products(self, x_BD: Tensor, W_ND: Tensor) -> Tensor:
         """x[token] . W[latent] of each pair: [P]."""
-        return self._pairs.product_of(x_BD, W_ND)
+        found_P = self._by_latent.product_of(W_ND, x_BD)
+        return torch.empty_like(found_P).index_copy_(0, self._by_latent.order_P, found_P)
 
     def total(self, value_P: Tensor) -> Tensor:
         """For each latent the sum of its pairs' values: [N]."""
@@ -72,7 +69,7 @@ class ActivePairs:
 
     def outer(self, value_P: Tensor, x_BD: Tensor) -> Tensor:
         """For each latent the sum of its tokens' rows of x, each times its value: [N, D]."""
-        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), self._row_P, value_P, self.n_latents)
+        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), value_P, self.n_latents)
         return found
 
 

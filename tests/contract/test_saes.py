@@ -156,6 +156,18 @@ def test_losses_and_gradients_are_the_same_by_sparse_and_by_dense_products(sae, 
     torch.testing.assert_close(found[0], found[1], atol=1e-10, rtol=1e-8)
 
 
+def test_the_share_of_its_warm_up_weighs_the_penalty_and_nothing_else(sae):
+    if not sae.spec.SPARSITY:
+        pytest.skip("it has no penalty on activity")
+    x, dead_N = planted(40, 1).double(), torch.arange(sae.n_latents) % 3 == 0
+    sae = shaken(sae)
+    none, half, full = (sae.loss(x, dead_N, target(sae, x), share) for share in (0.0, 0.5, 1.0))
+    coefficient = getattr(sae.spec, sae.spec.SPARSITY)
+    torch.testing.assert_close(full["total"] - none["total"], coefficient * full["sparsity_loss"])
+    torch.testing.assert_close(half["total"] - none["total"], coefficient / 2 * full["sparsity_loss"])
+    assert full["sparsity_loss"] > 0
+
+
 def test_the_loss_reaches_every_weight_that_trains(sae):
     before = {name: tensor.clone() for name, tensor in sae.weights().items()}
     train(sae, range(2))
@@ -175,6 +187,18 @@ def test_what_a_step_reports_is_of_the_weights_before_it(kind):
     torch.testing.assert_close(found["fvu"], fvu, atol=1e-4, rtol=1e-3)
     # bfloat16 may miss a latent that hardly fires
     torch.testing.assert_close(found["l0"].float(), (latents.value_BK > 0).sum() / len(x), atol=0.05, rtol=0)
+
+
+def test_a_latent_is_silent_for_the_tokens_since_it_last_fired(kind):
+    sae = build(kind, k=8) if "k" in type(build(kind).spec).model_fields else build(kind)
+    latents, learner = sae.encode(planted(3, 0)), sae.learner(dead_after_tokens=512)
+    fired = dense(sae, latents).any(0)
+    if "threshold" in sae.names():  # what fires in training is chosen from the batch
+        fired = torch.zeros_like(fired)
+        fired[dense(sae, latents).flatten().topk(3 * 8).indices % sae.n_latents] = True
+    learner.step(planted(3, 0), 1e-3)
+    assert 0 < fired.sum() < sae.n_latents
+    assert torch.equal(learner.silent_N, torch.where(fired, 0, 3))
 
 
 def test_its_own_learner_takes_the_steps_that_autograd_takes_on_its_loss(sae):
