@@ -47,9 +47,8 @@ from tasks.spec import SpecError
 HELD_OUT = 1 << 40
 """First of the rows that scores are made on: no training comes that far."""
 
-OURS_SPARSITY = {"standard": "l1_coefficient", "gated": "l1_coefficient", "jumprelu": "l0_coefficient"}
 THEIR_SPARSITY = {"standard": "l1_coefficient", "gated": "l1_coefficient", "jumprelu": "l0_coefficient"}
-"""Names of the sparsity coefficients of kinds without a k."""
+"""Names of sae-lens' sparsity coefficients, of kinds that have no k."""
 
 THEIR_KINDS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
 
@@ -208,10 +207,11 @@ def _known() -> list[str]:
 
 
 def _options(who: str, kind: str, trained: Callable[[Mapping[str, Any]], Scores], budget: Budget) -> dict[str, float]:
-    name = (OURS_SPARSITY if who == "ours" else THEIR_SPARSITY).get(kind)
+    spec = spec_class("tasks.saes", kind)
+    name = spec.SPARSITY if who == "ours" else THEIR_SPARSITY.get(kind)
     if not name:
         return {}
-    start = spec_class("tasks.saes", kind).model_fields[name].default if who == "ours" else 1.0
+    start = spec.model_fields[name].default if who == "ours" else 1.0
     value = tuned(lambda c: trained({name: c}).figures()["l0"], budget.k, float(start))
     return {name: value}
 

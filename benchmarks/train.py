@@ -24,29 +24,31 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import peers
-from tasks.learning.sparse import SparseLearner as TopKLearner
+from tasks.learning.sparse import SparseLearner
+from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.topk import TopK
 
 
 class Dense:
     """TopK as SAINT and most tutorials write it: dense everything, autograd, Adam, decoder rows renormalised."""
 
-    def __init__(self, d: int, n_latents: int, k: int, device: str) -> None:
-        draw = torch.Generator().manual_seed(0)
+    def __init__(self, d: int, n_latents: int, k: int, device: str, lr: float = 1e-3, seed: int = 0) -> None:
+        draw = torch.Generator().manual_seed(seed)
         W = F.normalize(torch.randn(n_latents, d, generator=draw), dim=-1)
         self.k = k
         self.W_enc = W.t().clone().to(device).requires_grad_(True)
         self.W_dec = W.clone().to(device).requires_grad_(True)
         self.b_enc = torch.zeros(n_latents, device=device, requires_grad=True)
         self.b_dec = torch.zeros(d, device=device, requires_grad=True)
-        self.adam = torch.optim.Adam([self.W_enc, self.W_dec, self.b_enc, self.b_dec], lr=1e-3)
+        self.adam = torch.optim.Adam([self.W_enc, self.W_dec, self.b_enc, self.b_dec], lr=lr)
 
-    def step(self, x: torch.Tensor) -> None:
+    def x_hat(self, x: torch.Tensor) -> torch.Tensor:
         pre = (x - self.b_dec) @ self.W_enc + self.b_enc
         value, index = pre.topk(self.k, dim=-1)
-        latents = torch.zeros_like(pre).scatter(-1, index, value.relu())
-        x_hat = latents @ self.W_dec + self.b_dec
-        loss = (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
+        return torch.zeros_like(pre).scatter(-1, index, value.relu()) @ self.W_dec + self.b_dec
+
+    def step(self, x: torch.Tensor) -> None:
+        loss = (self.x_hat(x) - x).square().sum() / (x - x.mean(0)).square().sum()
         self.adam.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -60,11 +62,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     """What takes turns, by name."""
     device = torch.device(args.device)
 
-    def ours(bf16: bool) -> Callable[[torch.Tensor], object]:
-        spec = TopK(n_latents=args.n_latents, expansion_factor=None, k=args.k)
-        sae = spec.build(args.d).to(device=device)
-        learner = TopKLearner(sae, dead_after_tokens=10**12, bf16=bf16)
-        return lambda x: learner.step(x, 1e-3)
+    def ours(kind: type[TopK] | type[BatchTopK], bf16: bool) -> Callable[[torch.Tensor], object]:
+        sae = kind(n_latents=args.n_latents, expansion_factor=None, k=args.k).build(args.d).to(device=device)
+        learner = SparseLearner(sae, dead_after_tokens=10**12, bf16=bf16)
+        return lambda x: learner.step(x, 1e-3)["fvu"]
 
     def floor(dtype: torch.dtype) -> Callable[[torch.Tensor], object]:
         W = torch.randn(args.n_latents, args.d, device=device).to(dtype)
@@ -81,8 +82,10 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[torch.Tensor], 
     dense = Dense(args.d, args.n_latents, args.k, args.device)
     return {
         "dense TopK, autograd, Adam": dense.step,
-        "ours, float32": ours(False),
-        "ours, bfloat16 search": ours(True),
+        "ours, topk, float32": ours(TopK, False),
+        "ours, topk, bfloat16 search": ours(TopK, True),
+        "ours, batchtopk, float32": ours(BatchTopK, False),
+        "ours, batchtopk, bfloat16 search": ours(BatchTopK, True),
         "floor: encoder matmul, float32": floor(torch.float32),
         "floor: encoder matmul, bfloat16": floor(torch.bfloat16),
     }

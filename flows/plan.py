@@ -119,5 +119,6 @@ def _past(store: Store, todo: Sequence[Recipe]) -> dict[str, list[float]]:
         except ArtifactCorrupt:
             continue  # not one of ours, or ``missing`` would have said so: saint verify tells
         if manifest is not None:
-            found[artifact.stage].append(manifest.made_by.get("seconds", 0.0))
+            by = manifest.made_by
+            found[artifact.stage].append(by.get("seconds", 0.0) / by.get("together", 1))
     return found

@@ -6,12 +6,17 @@ one shard, so that a run that died goes on with the next; ``tasks.mining.cache``
 
 from __future__ import annotations
 
-from artifacts.activations import Activations
+from typing import TYPE_CHECKING
+
 from tasks.lazy import np
+from tasks.lm.sites import shards_at
 from tasks.mining.cache import NpyFile
 from tasks.mining.sorting import ByLatent
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _ENCODE_ROWS = 4096
 _SORT_ROWS = 16384
@@ -26,15 +31,15 @@ class EncodeSpec(Spec):
 
 @stage("encode", version=1, tags=("gpu",))
 def encode(job: Job[EncodeSpec]) -> Summary:
-    """Cache the latents of one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture)."""
+    """Cache the latents of one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture at what it reads; several where that is
+    several hookpoints)."""
     from tasks.lm.loading import device_of
     from tasks.trained import TrainedSAE
 
-    shard = job.one("shard")
     sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
     device = sae.W_dec_ND.device
-    rows = Activations.open(shard.path, str(shard.artifact))
-    split = shard.summary["split"]
+    (rows,) = shards_at(job.many("shard"), sae.sites.reads)
+    split = job.many("shard")[0].summary["split"]
     by_latent = ByLatent(job.attempt.scratch / "runs", sae.n_latents)
     with job.progress.bar(f"encode {split}", rows.n_rows, "tokens") as bar:
         for start in range(0, rows.n_rows, _SORT_ROWS):
@@ -44,7 +49,7 @@ def encode(job: Job[EncodeSpec]) -> Summary:
                 found = sae.encode(rows.activations(first, min(first + _ENCODE_ROWS, stop)).to(device))
                 index.append(found.index_BK.cpu().numpy())
                 value.append(found.value_BK.float().cpu().numpy())
-            by_latent.take(start, np.concatenate(index), np.concatenate(value))
+            by_latent.take(start, _joined(index), _joined(value))
             job.attempt.check()
             bar.advance(stop - start)
     n = by_latent.finish(job.out)
@@ -54,3 +59,9 @@ def encode(job: Job[EncodeSpec]) -> Summary:
                 file.write(rows.column(name, start, start + _COPY_ROWS))
     np.save(job.out / "context_offsets.npy", np.asarray(rows.context_offsets, np.int64))
     return {"n_rows": rows.n_rows, "split": split, "n_latents": sae.n_latents, "n_activations": n}
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """One below the other, filled up with zeros on the right: rows of kinds without a fixed k differ in length."""
+    width = max(piece.shape[1] for piece in pieces)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]))) if p.shape[1] < width else p for p in pieces])

@@ -46,9 +46,14 @@ class Learner(Protocol):
         """Tokens since each latent last fired, int64."""
 
 
+def spread(x_BD: Tensor) -> Tensor:
+    """Sum of squared deviations from the batch mean."""
+    return (x_BD - x_BD.mean(0)).square().sum()
+
+
 def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> Tensor:
     """Fraction of variance unexplained: squared error over squared deviation from the batch mean."""
-    return (x_hat_BD - x_BD).square().sum() / (x_BD - x_BD.mean(0)).square().sum()
+    return (x_hat_BD - x_BD).square().sum() / spread(x_BD)
 
 
 def fires_in(latents: Latents, n_latents: int) -> Tensor:

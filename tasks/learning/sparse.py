@@ -146,25 +146,27 @@ class SparseLearner:
         """One Adam step. ``found``: pairs, and the gradient with respect to their sum; ``grads``: of weights without rows
         by latent, the encoder's part in ``b_dec_D`` not yet among them."""
         sae, n_rows = self.sae, len(inner_BD)
-        d_pre_P = torch.cat([pairs.product_of(grad_BO, sae.W_dec_ND).mul_(pairs.pre_P > 0) for pairs, grad_BO in found])
-        index_P = torch.cat([pairs.index_P for pairs, _ in found])
-        token_P = torch.cat([pairs.row_P() for pairs, _ in found])
-        value_P = torch.cat([pairs.value_P() for pairs, _ in found])
+        index_P = _joined([pairs.index_P for pairs, _ in found])
         # the gradient of a pair's sum is a row of all gradients, one below the other
-        source_P = torch.cat([pairs.row_P() + i * n_rows for i, (pairs, _) in enumerate(found)])
-        grad_SO = torch.cat([grad_BO for _, grad_BO in found])
-        grads["b_enc_N"] = torch.zeros_like(sae.b_enc_N).index_add_(0, index_P, d_pre_P)
+        source_P = _joined([pairs.row_P() + i * n_rows for i, (pairs, _) in enumerate(found)])
+        grad_SO = _joined([grad_BO for _, grad_BO in found])
+        by_latent = transposed(index_P, source_P, sae.n_latents)
+        by_token = by_latent if len(found) == 1 else by_latent._replace(row_P=by_latent.row_P % n_rows)
+        index_P, pre_P = index_P[by_latent.order_P], _joined([pairs.pre_P for pairs, _ in found])[by_latent.order_P]
+        value_P, d_pre_P = pre_P.relu(), by_latent.product_of(sae.W_dec_ND, grad_SO).mul_(pre_P > 0)
+        zeros_N = torch.zeros_like(sae.b_enc_N)
+        grads["b_enc_N"] = zeros_N.index_add(0, index_P, d_pre_P)
         if sae.spec.subtract_b_dec:  # the bias also enters through x - b_dec
             grads["b_dec_D"] = grads["b_dec_D"] - grads["b_enc_N"] @ sae.W_enc_ND
-        by_latent = transposed(index_P, sae.n_latents)
+        # along a row only its length would change: what the gradient has there is known from its pairs
+        along_N = zeros_N.index_add(0, index_P, value_P * d_pre_P) if sae.UNIT_ROWS else None
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
-            decoder = by_latent.rows_of(grad_SO, source_P, value_P, _BLOCK)
-            encoder = by_latent.rows_of(inner_BD, token_P, d_pre_P, _BLOCK)
+            decoder = by_latent.rows_of(grad_SO, value_P, _BLOCK, sorted_too=True)
+            encoder = by_token.rows_of(inner_BD, d_pre_P, _BLOCK, sorted_too=True)
             for (block, d_dec), (_, d_enc) in zip(decoder, encoder, strict=True):
-                if sae.UNIT_ROWS:
-                    W = sae.W_dec_ND[block]
-                    d_dec.sub_((d_dec * W).sum(-1, keepdim=True) * W)  # along the row only its length would change
+                if along_N is not None:
+                    d_dec.addcmul_(sae.W_dec_ND[block], along_N[block, None], value=-1)
                 yield block, d_dec, d_enc
 
         shrink = None
@@ -224,6 +226,10 @@ def squared(x: Tensor) -> Tensor:
     """Sum of squares, in one pass and without a temporary."""
     flat = x.reshape(-1)
     return flat @ flat
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _variance(y_BO: Tensor) -> Tensor:

@@ -44,6 +44,9 @@ class SAESpec(Spec):
     MAKES: ClassVar[str] = ""
     """Name of the class of this kind's dictionary, in the kind's own file."""
 
+    SPARSITY: ClassVar[str] = ""
+    """The field that weighs a penalty on activity, for kinds that have one; training may let it rise from 0."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 
@@ -98,8 +101,13 @@ class SAE(ABC):
     SCALE_WITH_ROWS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_enc_N")
     """Tensors that are multiplied by the norm of a latent's decoder row when that row is brought to length 1."""
 
+    UNIT_ROWS: ClassVar[bool] = True
+    """Whether training keeps decoder rows at length 1. Kinds that leave them free weigh a latent's penalty by the length of
+    its row; they are brought to length 1 once, when training ends (``with_unit_rows``)."""
+
     EQUATION: ClassVar[str] = ""
-    """The forward pass in one line, written into the saved file so that it explains itself."""
+    """How latents f come of z, what the encoder reads, in Python with torch's names and tensors without their suffixes:
+    ``relu(z @ W_enc.T + b_enc)``. ``equation`` is the whole forward pass."""
 
     W_enc_ND: Tensor
     b_enc_N: Tensor
@@ -124,6 +132,14 @@ class SAE(ABC):
     def d_out(self) -> int:
         return self.W_dec_ND.shape[1]
 
+    @property
+    def equation(self) -> str:
+        """The forward pass in one line of Python, written into the saved file so that it explains itself."""
+        if "x_hat" in self.EQUATION:
+            return self.EQUATION
+        inner = "x - b_dec" if self.spec.subtract_b_dec else "x"
+        return f"z = {inner}; f = {self.EQUATION}; x_hat = f @ W_dec + b_dec{' + x @ W_skip.T' if self.spec.skip else ''}"
+
     @abstractmethod
     def encode(self, x_BD: Tensor) -> Latents:
         """The active latents of some inputs."""
@@ -131,6 +147,11 @@ class SAE(ABC):
     def inner(self, x_BD: Tensor) -> Tensor:
         """What the encoder's matrix reads: x - b_dec, or x."""
         return x_BD - self.b_dec_D if self.spec.subtract_b_dec else x_BD
+
+    @property
+    def subtracted(self) -> Tensor | None:
+        """What the encoder subtracts from its input: b_dec, or nothing."""
+        return self.b_dec_D if self.spec.subtract_b_dec else None
 
     def decode(self, latents: Latents, x_BD: Tensor | None = None) -> Tensor:
         """The reconstruction. ``x_BD``, the input, is needed (and read) where there is a skip connection."""
@@ -151,9 +172,14 @@ class SAE(ABC):
         """Differentiable loss terms, ``total`` among them. For kinds that train by autograd.
 
         ``dead_N`` is a bool mask of the latents that have been silent for long; ``y_BD`` the target of a transcoder (None:
-        x itself); ``sparsity`` the share, 0 to 1, of the sparsity coefficient that its warm-up has come to.
+        x itself); ``sparsity`` the share, 0 to 1, of the sparsity coefficient that its warm-up has come to. A kind that knows
+        them gives ``fvu``, ``l0`` and ``fired_N`` (bool: which latents are active anywhere) as well, and so saves its learner
+        a second encoding.
         """
         raise NotImplementedError
+
+    def constrain(self) -> None:
+        """Bring weights back to where they may be, after an optimiser's step: for kinds that bound some."""
 
     def weights(self) -> dict[str, Tensor]:
         """The weights by name."""
@@ -188,12 +214,26 @@ class SAE(ABC):
         and latents are then in units of the (normalised) output. Rows of zeros stay."""
         with torch.no_grad():
             length_N = self.W_dec_ND.norm(dim=-1)
-            length_N = torch.where(length_N == 0, 1, length_N)
+            as_it_is = (length_N == 0) | ((length_N - 1).abs() < 1e-6)  # rows that are there already keep their bits
+            length_N = torch.where(as_it_is, 1, length_N)
             for name in self.SCALE_WITH_ROWS:
                 tensor = getattr(self, name)
                 tensor.mul_(length_N.view(-1, *[1] * (tensor.dim() - 1)))
             self.W_dec_ND.div_(length_N[:, None])
         return self
+
+    def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
+        """Let latents begin anew along directions of the input: encoder rows of a fifth of the mean length, which disturbs little
+        though with biases of 0 half of all tokens make them fire (as in "Towards Monosemanticity", 2023); decoder rows
+        likewise directed, where they are as wide, of the mean length."""
+        unit_nD = F.normalize(direction_nD, dim=-1)
+        with torch.no_grad():
+            for name in self.names():
+                if name.endswith("_N"):
+                    getattr(self, name)[latent_n] = 0
+            self.W_enc_ND[latent_n] = unit_nD * (self.W_enc_ND.norm(dim=-1).mean() / 5)
+            if self.d_out == self.d_in:
+                self.W_dec_ND[latent_n] = unit_nD * self.W_dec_ND.norm(dim=-1).mean()
 
     def to(self, device: Any = None, dtype: Any = None) -> SAE:
         """Move or convert all weights in place; returns self."""

@@ -1,6 +1,6 @@
 """TopK SAE: the k largest pre-activations of each token are kept, all others are zero.
 
-Source: Gao et al. 2024, arXiv 2406.04093, sections 2.3 (TopK), A.1 (initialisation), A.2 (AuxK) and 3.? (Multi-TopK).
+Source: Gao et al. 2024, arXiv 2406.04093, sections 2.3 (TopK), A.1 (initialisation), A.2 (AuxK) and 5.3 (Multi-TopK).
 Shapes: B tokens, D d_in, N n_latents, K = k active latents of a token.
 """
 
@@ -50,7 +50,8 @@ class TopK(SparseSpec):
             )
         if self.groupmax and self.multi_topk:
             raise SpecError(
-                "sae.multi_topk = true, but sae.groupmax chooses one latent of each of k groups, and there are no 4 k groups; use one of them"
+                "sae.multi_topk = true, but sae.groupmax chooses one latent of each of k groups, and there are no 4 k groups; "
+                "use one of them"
             )
         if self.multi_topk and _MULTI * self.k > n:
             raise SpecError(
@@ -61,7 +62,7 @@ class TopK(SparseSpec):
 class TopKSAE(SparseSAE):
     """The dictionary of a ``TopK`` spec."""
 
-    EQUATION: ClassVar[str] = "x_hat = W_dec^T relu(topk(W_enc (x - b_dec) + b_enc)) + b_dec"
+    EQUATION: ClassVar[str] = "relu(topk(z @ W_enc.T + b_enc, k))"
 
     spec: TopK
 
@@ -100,5 +101,7 @@ class TopKSAE(SparseSAE):
     def _whole(self, k: float) -> int:
         k = max(1, round(k))
         if self.spec.groupmax and k != self.spec.k:
-            raise SpecError(f"sae.k = {self.spec.k}, but k is to be annealed, and sae.groupmax has as many groups as k; turn one of them off")
+            raise SpecError(
+                f"sae.k = {self.spec.k}, but k is to be annealed, and sae.groupmax has as many groups as k; turn one of them off"
+            )
         return min(k, self.n_latents // (_MULTI if self.spec.multi_topk else 1))

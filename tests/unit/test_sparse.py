@@ -36,3 +36,30 @@ def test_a_batch_without_an_active_latent_has_one_silent_entry_a_row():
 def test_thresholds_below_zero_let_negative_values_through():
     value, _ = encode_above(-torch.ones(2, 4), torch.eye(4), torch.zeros(4), -2.0)
     assert value.tolist() == [[-1.0] * 4] * 2
+
+
+def test_padding_that_names_an_active_latent_again_changes_nothing_for_those_who_read_latents(tmp_path):
+    from tasks.encode import _joined
+    from tasks.metrics import Firing
+    from tasks.mining.sorting import ByLatent
+    from tasks.saes.base import Latents
+    from tasks.steering.firing import columns
+
+    plain = Latents(torch.tensor([[4, 1], [2, 3]]), torch.tensor([[0.5, 2.0], [1.0, 3.0]]))
+    again = Latents(torch.tensor([[4, 1, 1, 4], [2, 3, 3, 2]]), torch.tensor([[0.5, 2.0, 0, 0], [1.0, 3.0, 0, 0]]))
+    column_N = torch.tensor([-1, 0, -1, 1, 2, -1])
+    assert torch.equal(columns(plain, column_N, 3), columns(again, column_N, 3))
+    assert columns(again, column_N, 3).tolist() == [[2.0, 0.0, 0.5], [0.0, 3.0, 0.0]]
+    for_plain, for_again = Firing(6), Firing(6)
+    for_plain.update(plain)
+    for_again.update(again)
+    assert torch.equal(for_plain.n_fires_N, for_again.n_fires_N) and torch.equal(for_plain.sum_N, for_again.sum_N)
+    files = {}
+    for name, latents in (("plain", plain), ("again", again)):
+        sorter, out = ByLatent(tmp_path / f"{name}-runs", 6), tmp_path / name
+        out.mkdir()
+        pieces = [(p.index_BK.numpy(), p.value_BK.numpy()) for p in (plain, latents)]  # two widths in one block
+        sorter.take(0, _joined([i for i, _ in pieces]), _joined([v for _, v in pieces]))
+        assert sorter.finish(out) == 8
+        files[name] = [(out / f).read_bytes() for f in ("offsets.npy", "row.npy", "value.npy")]
+    assert files["plain"] == files["again"]

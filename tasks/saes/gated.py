@@ -1,0 +1,88 @@
+"""Gated SAE: one half of the encoder says which latents are active, the other how much.
+
+Source: Rajamanoharan et al. 2024, arXiv 2404.16014, section 3.2 (architecture, weight sharing, loss with the auxiliary
+reconstruction through a frozen decoder). ``b_mag_N`` stands outside of exp(r_mag), as SAELens v6 stores it.
+Shapes: B tokens, D d_in, N n_latents, P (token, latent) pairs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from tasks.lazy import torch
+from tasks.learning.base import spread
+from tasks.saes.base import SAE, Latents, SAESpec
+from tasks.sparse import encode_above
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Gated(SAESpec):
+    """A gated SAE with unit-norm decoder rows."""
+
+    MAKES: ClassVar[str] = "GatedSAE"
+    SPARSITY: ClassVar[str] = "l1_coefficient"
+
+    kind: Literal["gated"] = "gated"
+
+    l1_coefficient: float = Field(0.1, ge=0)
+    """Weight, beside two FVUs (of the reconstruction, and of the gate's own), of the penalty: the sum of a token's positive gate
+    pre-activations, mean over tokens, in units of the target's RMS deviation. See ``standard`` for others' coefficients."""
+
+    def drawn(self, d_in: int, seed: int, d_out: int) -> dict[str, Tensor]:
+        found = super().drawn(d_in, seed, d_out)
+        zeros_N = found.pop("b_enc_N")
+        scale = min(1.0, 2 * d_in / len(zeros_N))  # half of all gates are open at first; together they are to give x, not more
+        found["W_enc_ND"] = found["W_enc_ND"] * scale
+        return {**found, "b_gate_N": zeros_N, "b_mag_N": zeros_N.clone(), "r_mag_N": zeros_N.clone()}
+
+
+class GatedSAE(SAE):
+    """The dictionary of a ``Gated`` spec."""
+
+    TENSORS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "W_dec_ND", "b_dec_D", "b_gate_N", "b_mag_N", "r_mag_N")
+    SCALE_WITH_ROWS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_gate_N", "b_mag_N")
+    EQUATION: ClassVar[str] = "(z @ W_enc.T + b_gate > 0) * relu(z @ W_enc.T * exp(r_mag) + b_mag)"
+
+    spec: Gated
+    b_gate_N: Tensor
+    b_mag_N: Tensor
+    r_mag_N: Tensor
+
+    def encode(self, x_BD: Tensor) -> Latents:
+        gate_BK, index = encode_above(self.inner(x_BD), self.W_enc_ND, self.b_gate_N, 0.0)
+        product_BK = gate_BK - self.b_gate_N[index]
+        value = (product_BK * self.r_mag_N.exp()[index] + self.b_mag_N[index]).relu()
+        return Latents(index, torch.where(gate_BK > 0, value, 0))
+
+    def loss(
+        self, x_BD: Tensor, dead_N: Tensor, y_BD: Tensor | None = None, sparsity: float = 1.0
+    ) -> dict[str, Tensor]:
+        from tasks.learning.pairs import scored
+
+        y_BD = x_BD if y_BD is None else y_BD
+        product_P, pairs = scored(x_BD, self.subtracted, self.W_enc_ND, self.b_gate_N)
+        gate_P = (product_P + pairs.of(self.b_gate_N)).relu()
+        size_P = product_P * pairs.of(self.r_mag_N.exp()) + pairs.of(self.b_mag_N)
+        value_P = size_P.relu() * (gate_P > 0)
+        of_all, n_rows = spread(y_BD), len(x_BD)
+        fvu = (self.around(pairs.rows(value_P, self.W_dec_ND), x_BD) - y_BD).square().sum() / of_all
+        # The gate learns by explaining x alone, through a decoder that does not bend to it.
+        frozen = self.frozen()
+        aux = (frozen.around(pairs.rows(gate_P, frozen.W_dec_ND), x_BD) - y_BD).square().sum() / of_all
+        penalty = gate_P.sum() / n_rows / (of_all / n_rows).sqrt()
+        return {
+            "total": fvu + aux + sparsity * self.spec.l1_coefficient * penalty,
+            "fvu": fvu,
+            "l0": value_P.count_nonzero() / n_rows,
+            "fired_N": pairs.fired(value_P > 0),
+            "sparsity_loss": penalty,
+            "aux_loss": aux,
+        }
+
+    def frozen(self) -> GatedSAE:
+        """The same weights, through which no gradient goes."""
+        return GatedSAE(self.spec, {name: tensor.detach() for name, tensor in self.weights().items()})
