@@ -56,7 +56,7 @@ def _topk(score_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def above_rows(score_BN: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Row, index and value of every entry above ``least``, rows ascending: only groups are looked into whose maximum is."""
-    n_rows, n = score_BN.shape
+    n = score_BN.shape[1]
     if n % _FAN:
         row, index = (score_BN > least).nonzero(as_tuple=True)
         return row, index, score_BN[row, index]

@@ -20,8 +20,8 @@ from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.standard import Standard
 from tasks.saes.topk import TopK
 from tasks.spec import Runtime, SpecError
-from tasks.trained import TrainedSAE
 from tasks.train import train
+from tasks.trained import TrainedSAE
 from tests.captured import D, inputs, planted
 from tests.making import make
 
@@ -127,8 +127,10 @@ def test_an_option_that_would_change_nothing_is_refused(sae, given, said):
 
 def test_options_that_stand_as_they_always_did_are_not_in_the_key():
     plain = spec().payload()
-    added = {"decay", "betas", "ema", "clip_norm", "autocast", "k_start", "k_anneal_fraction", "sparsity_warmup_fraction", "revive_every_tokens"}
-    assert not added & set(plain)
+    assert set(plain) == {
+        "sae", "n_tokens", "batch_tokens", "lr", "warmup_fraction", "decay_fraction", "dead_after_tokens", "validate_every",
+        "validation_tokens", "patience", "seed",
+    }  # fmt: skip
     assert spec(ema=0.99, betas=(0.8, 0.99)).payload().items() >= {"ema": 0.99, "betas": [0.8, 0.99]}.items()
 
 
@@ -163,18 +165,28 @@ def test_free_decoder_rows_have_length_one_in_the_end_and_reconstruct_the_same()
 def test_dead_latents_are_revived_along_rows_that_are_reconstructed_badly():
     dead = {}
     for every in (None, 1600):
-        sae = TopK(k=3, n_latents=256, aux_coefficient=0)
-        fit = fit_of(spec(sae, revive_every_tokens=every, n_tokens=9600))
-        seen = []
-        revive = fit.learner.revive
-        fit.learner.revive = lambda latent, direction: (seen.append((fit.step, len(latent), direction)), revive(latent, direction))
+        fit = fit_of(spec(TopK(k=1, n_latents=512, aux_coefficient=0), revive_every_tokens=every, n_tokens=12800, lr=1e-2))
+        seen, revive = [], fit.learner.revive
+        fit.learner.revive = lambda n, d, seen=seen, fit=fit, revive=revive: (seen.append((fit.step, n, d)), revive(n, d))
         run([fit])
         dead[every] = fit.log[-1]["dead_fraction"]
-        if every:
-            assert [step for step, *_ in seen] == [25, 50, 75, 100, 125]  # not at 150, the end: they could learn no more
-            step, n, direction = seen[0]
-            assert n <= 64 and direction.shape == (n, D)
-    assert dead[1600] < 0.75 * dead[None]
+    assert [step for step, *_ in seen] == [25, 50, 75, 100, 125, 150, 175]  # not at 200, the end: they could learn no more
+    _, latent_n, direction_nD = seen[0]
+    assert len(latent_n) <= 64 and direction_nD.shape == (len(latent_n), D)
+    assert dead[1600] < 0.8 * dead[None]
+
+
+def test_rows_are_drawn_the_likelier_the_worse_they_are_reconstructed():
+    fit = fit_of(spec(TopK(k=1, n_latents=32), dead_after_tokens=1, revive_every_tokens=640))
+    rows = planted(64, 3)
+    rows[:4] *= 100  # nothing fits these
+    seen = []
+    fit.learner.revive = lambda latent_n, direction_nD: seen.append(direction_nD)
+    fit.learner.silent_N[:3] = 1000
+    fit._revive(rows, None)
+    fit._revive(rows, None)
+    assert torch.equal(*seen)  # what is drawn is a function of seed and step
+    assert all(any(torch.equal(row, fit.learner.sae.inner(one)) for one in rows[:4]) for row in seen[0]) and len(seen[0]) == 3
 
 
 # several from one read
