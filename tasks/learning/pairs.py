@@ -52,7 +52,7 @@ class ActivePairs:
 
     @cached_property
     def _by_latent(self) -> Transposed:
-        return transposed(self.latent_P, self._row_P, self.n_latents)
+        return transposed(self.latent_P, self.n_latents)
 
     @cached_property
     def _row_P(self) -> Tensor:
@@ -72,7 +72,7 @@ class ActivePairs:
 
     def outer(self, value_P: Tensor, x_BD: Tensor) -> Tensor:
         """For each latent the sum of its tokens' rows of x, each times its value: [N, D]."""
-        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), value_P, self.n_latents)
+        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), self._row_P, value_P, self.n_latents)
         return found
 
 
