@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import conf
-from benchmarks.peers import Worker
+from benchmarks.peers import Worker, prepared
 from tasks.kinds import decode, kinds, spec_class
 from tasks.planted.scores import Scores, scored
 from tasks.planted.truth import Planted, PlantedSpec
@@ -156,6 +156,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             orthogonal=args.orthogonal, correlation=args.correlation, children=args.children, noise=args.noise, bias=args.bias,
         )  # fmt: skip
         budget, found = Budget(args, spec), {}
+        if args.peers:
+            prepared(["sae-lens"], args.where)
         progress = Progress(console=Console(stderr=True), transient=True)
         with progress, ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
