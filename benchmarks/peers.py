@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,12 @@ def plotted(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Non
     plt.close(figure)
 
 
+def prepared(peers: Iterable[str], where: Path | None) -> None:
+    """Make the environments that are needed, before anything is timed or drawn."""
+    for peer in sorted(set(peers) - {"ours"}):
+        environment(peer, where)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a comparison with peers."""
     group = parser.add_argument_group("with --peers")
@@ -256,6 +262,7 @@ def main(args: argparse.Namespace) -> None:
     """``benchmarks/train.py --peers``."""
     shape = {"d": args.d, "n_latents": args.n_latents, "k": args.k, "batch": args.batch, "lr": args.lr}
     entries = chosen(args.only)
+    prepared((peer for _, peer, _ in entries), args.where)
     print("d={d} n_latents={n_latents} k={k} batch={batch} lr={lr:g}".format(**shape), f"load {os.getloadavg()[0]:.1f}")
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if args.curve:

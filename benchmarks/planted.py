@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import conf
-from benchmarks.peers import Worker
+from benchmarks.peers import Worker, prepared
 from tasks.kinds import decode, kinds, spec_class
 from tasks.planted.scores import Scores, scored
 from tasks.planted.truth import Planted, PlantedSpec
@@ -47,9 +47,8 @@ from tasks.spec import SpecError
 HELD_OUT = 1 << 40
 """First of the rows that scores are made on: no training comes that far."""
 
-OURS_SPARSITY = {"standard": "l1_coefficient", "gated": "l1_coefficient", "jumprelu": "l0_coefficient"}
 THEIR_SPARSITY = {"standard": "l1_coefficient", "gated": "l1_coefficient", "jumprelu": "l0_coefficient"}
-"""Names of the sparsity coefficients of kinds without a k."""
+"""Names of sae-lens' sparsity coefficients, of kinds that have no k."""
 
 THEIR_KINDS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
 
@@ -157,6 +156,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             orthogonal=args.orthogonal, correlation=args.correlation, children=args.children, noise=args.noise, bias=args.bias,
         )  # fmt: skip
         budget, found = Budget(args, spec), {}
+        if args.peers:
+            prepared(["sae-lens"], args.where)
         progress = Progress(console=Console(stderr=True), transient=True)
         with progress, ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -208,10 +209,11 @@ def _known() -> list[str]:
 
 
 def _options(who: str, kind: str, trained: Callable[[Mapping[str, Any]], Scores], budget: Budget) -> dict[str, float]:
-    name = (OURS_SPARSITY if who == "ours" else THEIR_SPARSITY).get(kind)
+    spec = spec_class("tasks.saes", kind)
+    name = spec.SPARSITY if who == "ours" else THEIR_SPARSITY.get(kind)
     if not name:
         return {}
-    start = spec_class("tasks.saes", kind).model_fields[name].default if who == "ours" else 1.0
+    start = spec.model_fields[name].default if who == "ours" else 1.0
     value = tuned(lambda c: trained({name: c}).figures()["l0"], budget.k, float(start))
     return {name: value}
 

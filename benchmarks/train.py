@@ -32,22 +32,23 @@ from tasks.saes.topk import TopK
 class Dense:
     """TopK as SAINT and most tutorials write it: dense everything, autograd, Adam, decoder rows renormalised."""
 
-    def __init__(self, d: int, n_latents: int, k: int, device: str) -> None:
-        draw = torch.Generator().manual_seed(0)
+    def __init__(self, d: int, n_latents: int, k: int, device: str, lr: float = 1e-3, seed: int = 0) -> None:
+        draw = torch.Generator().manual_seed(seed)
         W = F.normalize(torch.randn(n_latents, d, generator=draw), dim=-1)
         self.k = k
         self.W_enc = W.t().clone().to(device).requires_grad_(True)
         self.W_dec = W.clone().to(device).requires_grad_(True)
         self.b_enc = torch.zeros(n_latents, device=device, requires_grad=True)
         self.b_dec = torch.zeros(d, device=device, requires_grad=True)
-        self.adam = torch.optim.Adam([self.W_enc, self.W_dec, self.b_enc, self.b_dec], lr=1e-3)
+        self.adam = torch.optim.Adam([self.W_enc, self.W_dec, self.b_enc, self.b_dec], lr=lr)
 
-    def step(self, x: torch.Tensor) -> None:
+    def x_hat(self, x: torch.Tensor) -> torch.Tensor:
         pre = (x - self.b_dec) @ self.W_enc + self.b_enc
         value, index = pre.topk(self.k, dim=-1)
-        latents = torch.zeros_like(pre).scatter(-1, index, value.relu())
-        x_hat = latents @ self.W_dec + self.b_dec
-        loss = (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
+        return torch.zeros_like(pre).scatter(-1, index, value.relu()) @ self.W_dec + self.b_dec
+
+    def step(self, x: torch.Tensor) -> None:
+        loss = (self.x_hat(x) - x).square().sum() / (x - x.mean(0)).square().sum()
         self.adam.zero_grad()
         loss.backward()
         with torch.no_grad():

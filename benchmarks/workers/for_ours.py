@@ -1,4 +1,4 @@
-"""Ours, the dense formulation, and the floors: what needs no environment but SAINT's own."""
+"""Ours, the dense formulation, and the floor: what needs no environment but SAINT's own."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-import torch.nn.functional as F
 from talking import Contestant, serve
 
+from benchmarks.train import Dense
 from tasks.kinds import decode
 
 
@@ -29,35 +29,16 @@ class Ours(Contestant):
         return self.sae.decode(self.sae.encode(x), x)
 
 
-class Dense(Contestant):
-    """TopK as most tutorials write it: everything dense, autograd, Adam, decoder rows renormalised."""
-
+class Plain(Contestant):
     def __init__(self, asked):
-        draw = torch.Generator().manual_seed(asked.get("seed", 0))
-        W = F.normalize(torch.randn(asked["n_latents"], asked["d"], generator=draw), dim=-1)
-        self.k = asked["k"]
-        self.W_enc, self.W_dec = W.t().clone().requires_grad_(True), W.clone().requires_grad_(True)
-        self.b_enc = torch.zeros(asked["n_latents"], requires_grad=True)
-        self.b_dec = torch.zeros(asked["d"], requires_grad=True)
-        self.adam = torch.optim.Adam([self.W_enc, self.W_dec, self.b_enc, self.b_dec], lr=asked["lr"])
-        self.begun = False
-
-    def x_hat(self, x):
-        pre = (x - self.b_dec) @ self.W_enc + self.b_enc
-        value, index = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, index, value.relu()) @ self.W_dec + self.b_dec
+        self.dense = Dense(asked["d"], asked["n_latents"], asked["k"], "cpu", asked["lr"], asked.get("seed", 0))
+        self.x_hat, self.begun = self.dense.x_hat, False
 
     def step(self, x):
         if not self.begun:
-            self.b_dec.data.copy_(x.mean(0))
+            self.dense.b_dec.data.copy_(x.mean(0))
             self.begun = True
-        loss = (self.x_hat(x) - x).square().sum() / (x - x.mean(0)).square().sum()
-        self.adam.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum(-1, keepdim=True) * self.W_dec
-            self.adam.step()
-            self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True)
+        self.dense.step(x)
 
 
 class Floor(Contestant):
@@ -75,4 +56,4 @@ class Floor(Contestant):
 
 
 if __name__ == "__main__":
-    serve(lambda asked: {"ours": Ours, "dense": Dense, "floor": Floor}[asked["what"]](asked))
+    serve(lambda asked: {"ours": Ours, "dense": Plain, "floor": Floor}[asked["what"]](asked))
