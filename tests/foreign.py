@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-D, M, K = 12, 40, 5
+D, M, K = 16, 40, 5
 
 Answer = tuple[np.ndarray, np.ndarray]
 """Latents (B, m), dense, and reconstructions."""

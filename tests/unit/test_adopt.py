@@ -91,8 +91,8 @@ def test_files_that_changed_since_the_run_was_composed_are_not_read(tmp_path, mo
 
 
 def test_a_width_or_a_layer_that_the_model_has_not_is_said(tmp_path, model, store):
-    wide = here(tmp_path / "wide", w=foreign.Weights(0, d=16))
-    with pytest.raises(SpecError, match=rf"sae.d_in = 16, but model has rows of {D} numbers at layers.1, which the SAE reads"):
+    wide = here(tmp_path / "wide", w=foreign.Weights(0, d=24))
+    with pytest.raises(SpecError, match=rf"sae.d_in = 24, but model has rows of {D} numbers at layers.1, which the SAE reads"):
         make(adopted(wide, model), store)
     with pytest.raises(SpecError, match=r"sae.hookpoint = 'layers.9', but model has layers 0 to 2"):
         make(adopted(here(tmp_path / "sae"), model, hookpoint="layers.9"), store)
@@ -226,12 +226,12 @@ MISTAKES = {
     "truncated_pickle": (cut_pickle, {"allow_pickle": True}, r"its ae.pt is cut short, or no torch.save file \(.+\)"),
     "transposed": (
         lambda root: with_tensors(root, W_enc=W.enc), {},
-        r"has W_enc of shape \(40, 12\), where SAELens has \(d_in 12, n_latents 40\) by b_dec and b_enc: it is transposed",
+        r"has W_enc of shape \(40, 16\), where SAELens has \(d_in 16, n_latents 40\) by b_dec and b_enc: it is transposed",
     ),
-    "transposed_decoder": (lambda root: with_tensors(root, W_dec=W.dec.T), {}, "W_dec of shape .12, 40., .*it is transposed"),
-    "misshapen": (lambda root: with_tensors(root, W_dec=W.dec[:7]), {}, r"W_dec of shape \(7, 12\), where SAELens has \(n_latents 40"),
+    "transposed_decoder": (lambda root: with_tensors(root, W_dec=W.dec.T), {}, "W_dec of shape .16, 40., .*it is transposed"),
+    "misshapen": (lambda root: with_tensors(root, W_dec=W.dec[:7]), {}, r"W_dec of shape \(7, 16\), where SAELens has \(n_latents 40"),
     "missing_tensor": (lambda root: with_tensors(root, b_dec=None), {}, "has no b_dec, which SAELens keeps there"),
-    "nan": (nan, {}, r"has 2 values in W_enc that are not finite \(NaN or infinite\), of 480"),
+    "nan": (nan, {}, r"has 2 values in W_enc that are not finite \(NaN or infinite\), of 640"),
     "no_k": (without_k, {}, "its cfg.json says no k; set sae.k="),
     "no_k_in_saint": (saint_file, {"allow_pickle": True}, "says no k, as no file of SAINT does; set sae.k="),
     "no_threshold": (llama_without_threshold, {}, "says no jump_relu_threshold; set sae.threshold="),
@@ -353,8 +353,8 @@ def test_where_the_file_says_nothing_the_hookpoint_is_the_one_that_is_typed(tmp_
 
 
 def test_a_width_that_is_not_the_models_is_said_before_any_work(tmp_path, model):
-    wide = here(tmp_path / "wide", w=foreign.Weights(0, d=16))
-    with pytest.raises(SpecError, match=r"sae.d_in = 16, but model has rows of 12 numbers"):
+    wide = here(tmp_path / "wide", w=foreign.Weights(0, d=24))
+    with pytest.raises(SpecError, match=r"sae.d_in = 24, but model has rows of 16 numbers"):
         load(["sae=load", f"sae.path={wide}", "lm=hf", f"lm.path={model}"])
 
 
