@@ -23,7 +23,7 @@ from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
 from flows.places import S3Place
-from tasks.lazy import np, torch
+from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
 if TYPE_CHECKING:

@@ -45,7 +45,8 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
-Options: --json on plan, inspect, import, export, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks; backend.root=DIR is the store.
+Options: --json on plan, inspect, import, export, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks;
+  backend.root=DIR is the store.
 """
 
 
