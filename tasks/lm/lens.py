@@ -79,7 +79,8 @@ def to_stream(lm: LanguageModel, sae: TrainedSAE) -> Callable[[Tensor], Tensor]:
             if hookpoint not in through:
                 continue
             rows, weight = rows.float(), through[hookpoint]
-            if len(through) > 1 and not (norm := sae.norm_at(hookpoint)).norm.PER_TOKEN:
+            norm = sae.norm_at(hookpoint)
+            if (len(through) > 1 or norm.norm.TURNS) and not norm.norm.PER_TOKEN:
                 rows = norm.invert(rows, None) - norm.invert(torch.zeros_like(rows), None)
             parts.append(rows if weight is None else rows.to(weight.device) @ weight.T)
         return torch.stack([part.to(parts[0].device) for part in parts]).sum(0) if len(parts) > 1 else parts[0]

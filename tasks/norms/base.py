@@ -6,6 +6,7 @@ Shapes: B tokens, D width. Shards stay raw; a norm is fitted on the train split'
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -77,8 +78,14 @@ class Norm(Spec):
     PER_TOKEN: ClassVar[bool] = False
     """Whether undoing it for a row needs what applying it to that row has given, so that no row can be undone that was not read."""
 
-    def fit(self, statistics: Statistics) -> dict[str, Tensor]:
-        """The numbers it needs, as float32 tensors by name."""
+    READS_ROWS: ClassVar[bool] = False
+    """Whether it is fitted to rows as well, of which it wants ``n_rows`` (None: all), and not to statistics alone."""
+
+    TURNS: ClassVar[bool] = False
+    """Whether a direction of normalised rows points elsewhere than it does in the model."""
+
+    def fit(self, statistics: Statistics, rows: Iterable[Tensor] = ()) -> dict[str, Tensor]:
+        """The numbers it needs, as float32 tensors by name. ``rows``: blocks of rows, for norms that read them."""
         return {}
 
     def apply(self, state: dict[str, Tensor], x_BD: Tensor) -> tuple[Tensor, Any]:
