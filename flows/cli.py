@@ -46,7 +46,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint inspect train/3f2a "Once upon a time"
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
 Options: --json on plan, inspect, import, export, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks;
-  backend.root=DIR is the store.
+backend.root=DIR is the store.
 """
 
 
