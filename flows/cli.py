@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
-from flows import lab, looking, studying
+from flows import inspecting, lab, looking, studying
 from flows.console import clean, print_json
 from flows.looking import parsed
 from flows.server import ServerFailed
@@ -23,6 +23,7 @@ ABOUT = {
     "run": "make everything that is missing, from text to report",
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **studying.ABOUT,
+    **inspecting.ABOUT,
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
     **lab.ABOUT,
@@ -41,7 +42,8 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint run -m sae.k=8,16     a sweep: every combination, what they share made once
   saint explain train/3f2a explainer=default client=anthropic_batch latents=0:100
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
-Options: --json on plan, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks; backend.root=DIR is the store.
+  saint inspect train/3f2a "Once upon a time"
+Options: --json on plan, inspect, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks; backend.root=DIR is the store.
 """
 
 
@@ -204,7 +206,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
-_COMMANDS |= {name: getattr(studying, name) for name in studying.ABOUT}
+_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting) for name in module.ABOUT}
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 
 if __name__ == "__main__":

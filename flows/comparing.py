@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, TypeVar
 
-from artifacts.errors import ArtifactCorrupt
-from artifacts.keys import Artifact, canonical_json
+from artifacts.keys import Artifact
 from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.audit import find
+from flows.belongings import manifests, measure, sae_of, scores_of
 from flows.lineage import addressed, manifest_of
 from flows.runs import recorded
 from tasks.analysis import contrast
@@ -47,7 +47,7 @@ def compared(store: Store, names: Sequence[str], latents: str | tuple[int, ...] 
     compare."""
     if len(names) < 2:
         raise SpecError(f"saint compare {' '.join(names)}, but it takes two or more; name {_NAMES}")
-    catalogue = _catalogue(store)
+    catalogue = manifests(store, ("explain", "score"))
     sides = [_side(store, name, catalogue) for name in names]
     saes = [_sae(store, side) for side in sides]
     for side, sae in zip(sides, saes, strict=True):
@@ -81,9 +81,9 @@ def _only(found: dict[int, T], some: frozenset[int] | None) -> dict[int, T]:
 def _explainers(store: Store, sides: Sequence[Side], some: frozenset[int] | None) -> dict[str, Any]:
     _entitle(sides, [side.explain.spec for side in sides], "explainer")
     said = [_only(explanations(store.open(side.explain.artifact)), some) for side in sides]
-    every = list({_measure(m): m for side in sides for m in side.scores}.values())
-    scorers = dict(zip(map(_measure, every), titles([m.spec for m in every], "scorer"), strict=True))
-    values = [{scorers[_measure(m)]: _only(_values(store, m), some) for m in side.scores} for side in sides]
+    every = list({measure(m): m for side in sides for m in side.scores}.values())
+    scorers = dict(zip(map(measure, every), titles([m.spec for m in every], "scorer"), strict=True))
+    values = [{scorers[measure(m)]: _only(_values(store, m), some) for m in side.scores} for side in sides]
     density = _density(store, sides[0])
     pairs = []
     for i, j in combinations(range(len(sides)), 2):
@@ -95,7 +95,7 @@ def _explainers(store: Store, sides: Sequence[Side], some: frozenset[int] | None
         labels = contrast.labels(said[i], said[j])
         pairs.append({"first": sides[i].title, "second": sides[j].title, "labels": labels, "scores": found})
     return {"sides": [_told(side, value) for side, value in zip(sides, values, strict=True)], "pairs": pairs,
-            "metrics": {scorers[_measure(m)]: m.summary.get("metric", "balanced accuracy") for m in every}}  # fmt: skip
+            "metrics": {scorers[measure(m)]: m.summary.get("metric", "balanced accuracy") for m in every}}  # fmt: skip
 
 
 def _told(side: Side, values: dict[str, dict[int, float]]) -> dict[str, Any]:
@@ -147,23 +147,7 @@ def _entitle(sides: Sequence[Side], specs: Sequence[dict[str, Any]], noun: str) 
         side.title = title
 
 
-def _catalogue(store: Store) -> dict[str, list[Manifest]]:
-    """All explanations and scores of a store, the oldest first."""
-    found: dict[str, list[Manifest]] = {"explain": [], "score": []}
-    for artifact in store.artifacts():
-        if artifact.stage in found:
-            try:
-                manifest = store.find(artifact)
-            except ArtifactCorrupt:
-                continue  # saint verify tells
-            if manifest is not None:
-                found[artifact.stage].append(manifest)
-    for manifests in found.values():
-        manifests.sort(key=lambda m: (m.made_by.get("when", ""), m.artifact))
-    return found
-
-
-def _side(store: Store, name: str, catalogue: dict[str, list[Manifest]]) -> Side:
+def _side(store: Store, name: str, catalogue: Sequence[Manifest]) -> Side:
     runs = {run["id"]: run for run in recorded(store)}
     if name in runs or (name == "last" and runs):
         return _of_run(store, name, runs.get(name) or list(runs.values())[-1], catalogue)
@@ -175,23 +159,23 @@ def _side(store: Store, name: str, catalogue: dict[str, list[Manifest]]) -> Side
         manifest = manifest_of(store, artifact)
         scores = [manifest_of(store, addressed(address)) for address in manifest.inputs["scores"]]
         return Side(name, _explained(store, name, addressed(manifest.inputs["explain"])), scores)
-    if artifact.stage == "train":
-        of_it = [m for m in catalogue["explain"] if _sae_of(store, m) == artifact]
+    if artifact.stage in ("train", "adopt"):
+        of_it = [m for m in catalogue if m.artifact.stage == "explain" and sae_of(store, m) == artifact]
         if not of_it:
             raise SpecError(f"{name}, but this store has no explanations of {artifact}; saint explain {artifact} makes some")
-        return Side(name, of_it[-1], _scores_of(of_it[-1], catalogue))
+        return Side(name, of_it[-1], scores_of(of_it[-1], catalogue))
     if artifact.stage != "explain":
         raise SpecError(f"{name}, but {artifact} does not compare; name {_NAMES}")
     manifest = manifest_of(store, artifact)
-    return Side(name, manifest, _scores_of(manifest, catalogue))
+    return Side(name, manifest, scores_of(manifest, catalogue))
 
 
-def _of_run(store: Store, name: str, run: dict[str, Any], catalogue: dict[str, list[Manifest]]) -> Side:
+def _of_run(store: Store, name: str, run: dict[str, Any], catalogue: Sequence[Manifest]) -> Side:
     made = list(dict.fromkeys(named["explain"] for named in run["wanted"].values() if "explain" in named))
     if len(made) != 1:
         raise SpecError(f"{name}, but that run has explanations of {len(made)} SAEs; name explanations (saint ls explain)")
     manifest = _explained(store, name, addressed(made[0]))
-    return Side(name, manifest, _scores_of(manifest, catalogue))
+    return Side(name, manifest, scores_of(manifest, catalogue))
 
 
 def _explained(store: Store, name: str, artifact: Artifact) -> Manifest:
@@ -201,31 +185,14 @@ def _explained(store: Store, name: str, artifact: Artifact) -> Manifest:
     return manifest
 
 
-def _scores_of(explain: Manifest, catalogue: dict[str, list[Manifest]]) -> list[Manifest]:
-    """Scores of some explanations; of several that measure the same, the newest."""
-    address = f"{explain.artifact.stage}/{explain.artifact.key}"
-    found = [m for m in catalogue["score"] if m.inputs.get("explain") == address]
-    return list({_measure(m): m for m in found}.values())
-
-
-def _measure(score: Manifest) -> bytes:
-    """What makes two scores comparable: scorer, judge and seed, whether with a control or without."""
-    return canonical_json({name: value for name, value in score.spec.items() if name != "control"})
-
-
 def _sae(store: Store, side: Side) -> Artifact:
-    sae = _sae_of(store, side.explain)
+    sae = sae_of(store, side.explain)
     if sae is None:
         raise SpecError(
             f"{side.name}, but the windows that it was made of ({addressed(side.explain.inputs['mine'])}) are gone, and with them "
             "which SAE they were of; make them again with the command that made it"
         )
     return sae
-
-
-def _sae_of(store: Store, explain: Manifest) -> Artifact | None:
-    windows = store.find(addressed(explain.inputs["mine"]))
-    return None if windows is None else addressed(windows.inputs["sae"])
 
 
 def _density(store: Store, side: Side) -> dict[int, float]:

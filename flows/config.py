@@ -23,8 +23,10 @@ from tasks.evaluate import EvaluateSpec
 from tasks.explainers.base import Explainer
 from tasks.kinds import decode, kinds, validated
 from tasks.lm.hookpoints import Hookpoint
+from tasks.lm.sites import Sites
 from tasks.lms.base import LMSpec
 from tasks.mine import MineSpec
+from tasks.norms._sites import not_undone
 from tasks.norms.base import Norm
 from tasks.report import ReportSpec
 from tasks.saes.base import SAESpec
@@ -56,6 +58,8 @@ class Pipeline:
     client: Client | None
     scorers: tuple[Scorer, ...]
     hookpoints: tuple[str, ...]
+    """Sites of each SAE, as ``tasks.lm.sites`` spells them."""
+
     capture: CaptureSpec
     train: TrainSpec
     evaluate: EvaluateSpec
@@ -67,6 +71,9 @@ class Pipeline:
     report: ReportSpec
     runtime: Runtime
     backend: Place
+    init_from: str | None
+    """``stage/key`` of the SAE that training begins with."""
+
     plain: dict[str, Any]
     """The resolved configuration that all of it was read from; JSON."""
 
@@ -181,13 +188,20 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
             mining[name] = _kind(mining[name], group, package, f"mine.{name}")
     mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
+    training, where = dict(config["train"]), place(config["backend"])
+    init_from = training.pop("init_from", None)
+    if init_from is not None:
+        from flows.beginning import named
+
+        init_from = named(where.store(), str(init_from))
+        config = {**config, "train": {**training, "init_from": init_from}}  # the whole key, which stays that SAE's
     runtime = validated(Runtime, config["runtime"], "runtime")
     found = Pipeline(
         **nouns,
         scorers=_kinds(config["scorers"], "scorer", "scorers", "scorers"),
         hookpoints=hookpoints,
-        capture=validated(CaptureSpec, {**capture, "hookpoint": hookpoints[0]}, "capture"),
-        train=validated(TrainSpec, {**config["train"], "sae": nouns["sae"]}, "train"),
+        capture=validated(CaptureSpec, {**capture, "hookpoint": Sites.parse(hookpoints[0]).reads[0]}, "capture"),
+        train=validated(TrainSpec, {**training, "sae": nouns["sae"]}, "train"),
         evaluate=validated(EvaluateSpec, config["evaluate"], "evaluate"),
         mine=validated(MineSpec, mining, "mine"),
         amplify=dict(config.get("amplify") or {}),
@@ -196,11 +210,16 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         analyse=validated(AnalyseSpec, config.get("analyse") or {}, "analyse"),
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
-        backend=place(config["backend"]),
+        backend=where,
+        init_from=init_from,
         plain=dict(config),
     )
     if not given:
         _check_model(found)
+        if init_from is not None:
+            from flows.beginning import check
+
+            check(found)
     if given != "explain":
         _check_explainer(found)
     if found.client is not None:
@@ -210,12 +229,12 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
 
 
 def _hookpoints(value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else list(value or [])
+    names = [str(Sites.parse(name)) for name in ([value] if isinstance(value, str) else list(value or []))]
     if not names:
         raise SpecError("capture.hookpoints = [], but an SAE needs one; use [layers.1]")
     if len(set(names)) < len(names):
         raise SpecError(f"capture.hookpoints = {names}, but it names one twice; name each once")
-    return tuple(str(Hookpoint.parse(name, "capture.hookpoints")) for name in names)
+    return tuple(names)
 
 
 def _kinds(value: Any, group: str, package: str, where: str) -> tuple[Any, ...]:
@@ -244,18 +263,47 @@ def _file(group: str, name: str) -> dict[str, Any]:
 def _check_model(p: Pipeline) -> None:
     """What no spec can see alone of the model and the SAE."""
     facts = p.lm.facts()
-    if facts is not None:
-        for hookpoint in p.hookpoints:
-            Hookpoint.parse(hookpoint).check(facts.n_layers, facts.name, "capture.hookpoints")
-        p.sae.check(facts.d_model)
-        counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(facts.d_model))
-        counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), p.sae.size(facts.d_model), "score.latents")
-        p.explainer.check(p.sae.size(facts.d_model))
-        if facts.context_length and p.capture.context_tokens > facts.context_length:
+    for sites in map(Sites.parse, p.hookpoints):
+        _check_sites(p, sites)
+        if facts is None:
+            continue
+        sites.check(facts.n_layers, facts.name)
+        d_in, d_out = sites.widths(facts)
+        if d_in is None or d_out is None:
+            continue
+        p.sae.check(d_in, d_out)
+        if getattr(p.sae, "blocks", 1) > 1 and len(each := {Hookpoint.parse(h).width(facts) for h in sites.writes}) > 1:
             raise SpecError(
-                f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "
-                f"{facts.context_length}; use {facts.context_length}"
+                f"sae.blocks = {len(sites.writes)}, but what is written at {sites} has rows of {sorted(each)} numbers, and blocks are of "
+                "one length; use sae.blocks=1"
             )
+        counted(parsed_latents(p.explain.get("latents", "all")), p.sae.size(d_in))
+        counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), p.sae.size(d_in), "score.latents")
+        p.explainer.check(p.sae.size(d_in))
+    if facts is not None and facts.context_length and p.capture.context_tokens > facts.context_length:
+        raise SpecError(
+            f"capture.context_tokens = {p.capture.context_tokens}, but {facts.name} reads at most "
+            f"{facts.context_length}; use {facts.context_length}"
+        )
+
+
+def _check_sites(p: Pipeline, sites: Sites) -> None:
+    """Whether the norm and the SAE suit what is read and what is written."""
+    blocks = getattr(p.sae, "blocks", 1)
+    if blocks not in (1, len(sites.writes)):
+        raise SpecError(
+            f"sae.blocks = {blocks}, but at {sites} the SAE writes {len(sites.writes)} hookpoint{'s' * (len(sites.writes) > 1)}; "
+            f"use sae.blocks={len(sites.writes)}"
+        )
+    if sites.gives_back:
+        return
+    if p.norm.PER_TOKEN:
+        raise SpecError(not_undone(p.norm, sites.writes[0]))
+    if p.sae.subtract_b_dec:
+        raise SpecError(
+            f"sae.subtract_b_dec = true, but at {sites} the SAE writes something else than it reads, so that b_dec is no point of its "
+            "input; use sae.subtract_b_dec=false, or sae=transcoder"
+        )
 
 
 def _check_explainer(p: Pipeline) -> None:

@@ -120,18 +120,19 @@ class Crew:
             workers = self._n_workers(client)
         if n and not workers:
             self._note("no worker of the work pool gpu is online; start one: saint worker --pool gpu")
-        wanted = min(n, session.runtime.lanes or max(1, workers))
+        abreast = session.runtime.lanes or max(1, workers)
+        wanted = min(n, abreast)
         for _ in range(wanted - len(working)):
-            self._start(wanted, sorted(failed))
+            self._start(wanted, abreast, sorted(failed))
 
     @staticmethod
     def _n_jobs(group: list[Recipe]) -> int:
         return len(units(group)) if group[0].stage.together else 1
 
-    def _start(self, of: int, skip: list[str]) -> None:
+    def _start(self, of: int, abreast: int, skip: list[str]) -> None:
         number = self._n % max(of, 1)
         parameters = {
-            "jobs": self._jobs, "run": self._run, "stamp": self._stamp, "number": number, "of": of, "skip": skip,
+            "jobs": self._jobs, "run": self._run, "stamp": self._stamp, "number": number, "of": of, "abreast": abreast, "skip": skip,
         }  # fmt: skip
         name = f"{self._run} lane {self._n}"
         run = run_deployment(LANE, parameters=parameters, timeout=0, tags=[tag(self._run)], flow_run_name=name)

@@ -16,6 +16,7 @@ from flows.recipes import Wanted, asking, page, recipes, windows
 from tasks.capture import capture
 from tasks.choosing import counted, parsed_latents
 from tasks.evaluate import evaluate
+from tasks.lm.sites import Sites, grouped
 from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
 from tasks.stage import Recipe
@@ -76,7 +77,7 @@ class Source:
     lm: Recipe
     mined: Recipe | None
     shards: tuple[Recipe, ...]
-    """Captures of the train split; none where their recipes are gone."""
+    """Captures of the train split, at all of its hookpoints; none where their recipes are gone."""
 
     explained: Recipe | None
     n_latents: int
@@ -143,13 +144,14 @@ def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
     source = source_of(p, goal)
     sae, lm, mined, test = source.sae, source.lm, source.mined, None
     if source.shards:
-        first = source.shards[0]
+        sites = Sites.parse(source.hookpoint)
+        training = grouped(source.shards, sites.hookpoints, lambda recipe: recipe.spec.hookpoint)
         at = {"split": "test", "shard": 0, "n_shards": 1}
-        test = capture(first.spec.model_copy(update=at), **first.inputs)
+        test = tuple(capture(one.spec.model_copy(update=at), **one.inputs) for one in training[0])
     if mined is None:
         assert test is not None, "an SAE without windows has its captures, or source_of would have raised"
-        mined = windows(p, lm, sae, [*source.shards, test])
-    given = {"lm": lm, "sae": sae} | ({} if test is None else {"corpus": test.inputs["corpus"]})
+        mined = windows(p, lm, sae, sites, [*training, test])
+    given = {"lm": lm, "sae": sae} | ({} if test is None else {"corpus": test[0].inputs["corpus"]})
     named = {"lm": lm, "train": sae, "mine": mined, **asking(p, given, mined, source.explained)}
     if goal.report:
         if test is None:
@@ -157,7 +159,7 @@ def _named(p: Pipeline, goal: Goal) -> tuple[str, dict[str, Recipe]]:
                 f"--report, but the activations that {sae.artifact} was trained on are gone, with the recipe to make them again, "
                 "and a report evaluates the SAE on more of them; leave it out"
             )
-        named |= {"corpus": test.inputs["corpus"], "evaluate": evaluate(p.evaluate, lm=lm, sae=sae, shards=[test])}
+        named |= {"corpus": test[0].inputs["corpus"], "evaluate": evaluate(p.evaluate, lm=lm, sae=sae, shards=list(test))}
         named["report"] = page(p, named)
     return source.hookpoint, named
 

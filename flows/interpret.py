@@ -73,11 +73,12 @@ def lane(
     stamp: dict[str, str] | None = None,
     number: int = 0,
     of: int = 1,
+    abreast: int = 1,
     skip: list[str] | None = None,
 ) -> None:
     """One GPU's part of a run: makes what is ready and nobody else is making, until nothing for a GPU is left.
 
-    It is lane ``number`` of so many; ``skip`` names artifacts that are not tried again.
+    It is lane ``number`` of so many, and there may come to be ``abreast``; ``skip`` names artifacts that are not tried again.
     """
     from flows.crew import began
     from tasks.devices import guarded
@@ -89,6 +90,7 @@ def lane(
         mine=lambda recipe: needs_gpu(recipe) and recipe.address not in unwanted,
         lane=number,
         lanes=of,
+        abreast=abreast,
         stay=lambda idle_seconds: idle_seconds < idle,
     )
     progress = Both(session.progress, Mirror(f"lane-{number}"))
@@ -137,7 +139,9 @@ def _realise(session: Session, part: Part, progress: Any = None) -> list[LaneRec
 
         def body() -> None:  # takes and returns nothing: tensors and recipes never pass through Prefect
             share = (part.lane, part.lanes)
-            found = make_all(group, session.store, session.runtime, listener, wait=False, share=share)
+            found = make_all(
+                group, session.store, session.runtime, listener, wait=False, share=share, abreast=part.abreast
+            )
             outcome.made += found.made
             outcome.hits += found.hits
 

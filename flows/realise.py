@@ -15,7 +15,7 @@ from artifacts.keys import Artifact
 from artifacts.lease import busy
 from artifacts.store import Store
 from tasks.progress import Progress
-from tasks.realising import Outcome, Seen, lanes, make_all, missing, units
+from tasks.realising import Outcome, Seen, SomeFailed, lanes, make_all, missing, units
 from tasks.spec import Runtime
 from tasks.stage import Recipe
 
@@ -55,6 +55,8 @@ class Part:
 
     lane: int = 0
     lanes: int = 1
+    abreast: int = 1
+    """How many processes this run may come to have for such work, whether they have begun or not."""
     stay: Callable[[float], bool] = lambda idle_seconds: True
     """Whether to go on waiting, having had nothing to do for so long."""
 
@@ -72,14 +74,20 @@ def realise(
     A lane that fails stops only what rests on it; then ``StageFailed`` is raised of the first. What was committed stays.
     """
     part = part or Part()
-    share = (part.lane, part.lanes)
-    submit = submit or (lambda lane: make_all(lane, store, runtime, progress, wait=False, share=share))
+    share, abreast = (part.lane, part.lanes), part.abreast
+    submit = submit or (lambda lane: make_all(lane, store, runtime, progress, wait=False, share=share, abreast=abreast))
     records: list[LaneRecord] = []
     failures: list[StageFailed] = []
     stopped: set[Artifact] = set()
     seen, poll_seconds = Seen(store), store.backend.poll_seconds
     told: set[str] = set()
     idle_since = time.monotonic()
+
+    def fail(lane: Lane, error: Exception) -> None:
+        failures.append(StageFailed(lane, error))
+        stopped.update(r.artifact for r in lane)
+        progress.event("failed", stage=lane[0].stage.name, artifacts=[r.address for r in lane], error=_said(error))
+
     while True:
         todo = missing(wanted, store, seen)
         _stop_what_rests_on(stopped, todo)
@@ -110,10 +118,12 @@ def realise(
             progress.note(str(error))
             time.sleep(poll_seconds)
             continue
+        except SomeFailed as error:
+            outcome = error.outcome
+            for recipe, cause in outcome.failed:
+                fail([recipe], cause)
         except Exception as error:
-            failures.append(StageFailed(lane, error))
-            stopped.update(r.artifact for r in lane)
-            progress.event("failed", stage=lane[0].stage.name, artifacts=[r.address for r in lane], error=_said(error))
+            fail(lane, error)
             if isinstance(error, StoreUnwritable):
                 break  # nothing else could be kept either
             continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from flows import beginning
 from flows.config import Pipeline
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
@@ -16,6 +18,7 @@ from tasks.evaluate import evaluate
 from tasks.explain import ExplainSpec, explain
 from tasks.explainers.base import Explainer
 from tasks.kinds import validated
+from tasks.lm.sites import Sites
 from tasks.mine import mine
 from tasks.normalise import NormaliseSpec, normalise
 from tasks.provide import ProvideSpec, provide
@@ -25,6 +28,9 @@ from tasks.scorers.base import Scorer
 from tasks.spec import SpecError
 from tasks.stage import Recipe
 from tasks.train import train
+
+Shard = tuple[Recipe, ...]
+"""The captures of one shard, at each hookpoint of an SAE in the order of ``Sites.hookpoints``."""
 
 
 @dataclass
@@ -58,30 +64,49 @@ def recipes(p: Pipeline) -> Wanted:
     text = corpus(CorpusSpec(corpus=p.corpus))
     lm = provide(ProvideSpec(lm=p.lm), **({"corpus": text} if p.lm.NEEDS_CORPUS else {}))
     wanted = Wanted()
-    for hookpoint in p.hookpoints:
+    for sites in map(Sites.parse, p.hookpoints):
 
-        def shards(split: str, n: int, hookpoint: str = hookpoint) -> list[Recipe]:
-            at = {"hookpoint": hookpoint, "split": split, "n_shards": n}
-            return [capture(p.capture.model_copy(update={**at, "shard": i}), corpus=text, lm=lm) for i in range(n)]
+        def shards(split: str, n: int, sites: Sites = sites) -> list[Shard]:
+            at = {"split": split, "n_shards": n}
+            each = [p.capture.model_copy(update={"hookpoint": h, **at}) for h in sites.hookpoints]
+            return [
+                tuple(capture(spec.model_copy(update={"shard": i}), corpus=text, lm=lm) for spec in each) for i in range(n)
+            ]
 
         training, validation, test = shards("train", p.capture.n_shards), shards("validation", 1), shards("test", 1)
-        norm = normalise(NormaliseSpec(norm=p.norm), shards=training)
-        sae = train(p.train, shards=training, validation=validation, norm=norm)
-        metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=test)
-        mined = windows(p, lm, sae, training + test)
+        norms = {
+            at: normalise(NormaliseSpec(norm=p.norm), shards=[shard[i] for shard in training])
+            for i, at in enumerate(sites.hookpoints)
+        }
+        spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
+        norm = norms[str(sites)] if sites.one else list(norms.values())
+        init = {"init": beginning.recipe(p)} if p.init_from else {}
+        sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm, **init)
+        metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=flat(test))
+        mined = windows(p, lm, sae, sites, training + test)
         named = {
-            "corpus": text, "lm": lm, "normalise": norm, "train": sae, "evaluate": metrics, "mine": mined,
+            "corpus": text, "lm": lm,
+            **{"normalise" if sites.one else f"normalise/{at}": norm for at, norm in norms.items()},
+            "train": sae, "evaluate": metrics, "mine": mined,
             **asking(p, {"corpus": text, "lm": lm, "sae": sae}, mined),
         }  # fmt: skip
         named["report"] = page(p, named)
         wanted.finals.append(named["report"])
-        wanted.named[hookpoint] = named
+        wanted.named[str(sites)] = named
     return wanted
 
 
-def windows(p: Pipeline, lm: Recipe, sae: Recipe, shards: list[Recipe]) -> Recipe:
+def flat(shards: Sequence[Shard]) -> list[Recipe]:
+    """The captures of some shards, one after the other."""
+    return [one for shard in shards for one in shard]
+
+
+def windows(p: Pipeline, lm: Recipe, sae: Recipe, sites: Sites, shards: Sequence[Shard]) -> Recipe:
     """The windows that explainers and scorers see of an SAE, from captures of splits train and test."""
-    encoded = [encode(EncodeSpec(), sae=sae, shard=shard) for shard in shards]
+    encoded = []
+    for shard in shards:
+        read = [one for one, at in zip(shard, sites.hookpoints, strict=True) if at in sites.reads]
+        encoded.append(encode(EncodeSpec(), sae=sae, shard=read[0] if len(read) == 1 else read))
     return mine(p.mine, sae=sae, lm=lm, encoded=encoded)
 
 

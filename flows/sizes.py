@@ -11,6 +11,7 @@ from flows.costs import usd
 from flows.lineage import Held
 from tasks.capture import expected
 from tasks.choosing import counted, parsed_latents
+from tasks.lm.sites import Sites
 from tasks.lms.base import Facts
 from tasks.stage import Recipe
 
@@ -54,7 +55,7 @@ class Sizes:
         text = next((recipe for recipe in every if recipe.stage.name == "corpus"), None)
         corpus = p.store.find(text.artifact) if text else None
         self.n_chars = corpus.summary["n_chars"] if corpus else p.corpus.expected_chars()
-        self.d_in = self.facts.d_model if self.facts else None
+        self.sites = [Sites.parse(hookpoint) for hookpoint in p.hookpoints if hookpoint]
         self.n = Counter(recipe.stage.name for recipe in every)
 
     def add(self, lines: dict[str, Line]) -> None:
@@ -72,6 +73,18 @@ class Sizes:
             elif not line.unpriced:
                 line.usd = round((line.usd or 0.0) + cost, 4)
 
+    def _shapes(self) -> list[tuple[int, int, int]] | None:
+        """Of each SAE, the numbers that it reads and writes and how many latents it has; None where that is not known."""
+        if self.facts is None:
+            return None
+        found = []
+        for sites in self.sites:
+            d_in, d_out = sites.widths(self.facts)
+            if d_in is None or d_out is None:
+                return None
+            found.append((d_in, d_out, self.p.sae.size(d_in)))
+        return found or None
+
     def _share(self, line: Line) -> float:
         return line.missing / line.n
 
@@ -88,12 +101,12 @@ class Sizes:
         if self.n_chars is None:
             return None, None, None
         if self.facts is None:
-            return round(self._n_tokens() * self._share(line)), None, None
+            return round(self._n_tokens() * len(self._captured) * self._share(line)), None, None
         found = [
             expected(self.n_chars, self.facts, self.p.capture.model_copy(update={"hookpoint": h, "max_tokens": None}))
-            for h in self.p.hookpoints
+            for h in self._captured
         ]
-        share, kept = self._share(line), self._n_tokens() / max(1, sum(f.n_tokens for f in found))
+        share, kept = self._share(line), self._n_tokens() * len(found) / max(1, sum(f.n_tokens for f in found))
         n_tokens, size, flops = (
             share * kept * whole
             for whole in (
@@ -104,42 +117,48 @@ class Sizes:
         )
         return round(n_tokens), round(size), flops
 
+    @property
+    def _captured(self) -> list[str]:
+        """Hookpoints, each once."""
+        return list(dict.fromkeys(h for sites in self.sites for h in sites.hookpoints))
+
     def _n_tokens(self) -> int:
-        """Tokens of all text, once for each hookpoint."""
+        """Tokens of all text."""
         facts = self.facts or Facts("a model", n_layers=1, d_model=1)
         text = self.p.capture.model_copy(update={"hookpoint": "layers.0", "max_tokens": None})
         n = expected(self.n_chars or 0, facts, text).n_tokens
         if self.p.capture.max_tokens is not None:
             n = min(n, self.p.capture.max_tokens * (self.p.capture.n_shards + 2))
-        return n * len(self.p.hookpoints)
+        return n
 
     def _train(self, line: Line) -> tuple[Any, Any, Any]:
-        n_tokens = self.p.train.n_tokens * line.missing
-        if self.d_in is None:
+        n_tokens, shapes = self.p.train.n_tokens * line.missing, self._shapes()
+        if shapes is None:
             return n_tokens, None, None
-        n_latents = self.p.sae.size(self.d_in)
-        return n_tokens, 8 * n_latents * self.d_in * line.missing, 4.0 * self.d_in * n_latents * n_tokens
+        n_weights = sum((d_in + d_out) * n_latents for d_in, d_out, n_latents in shapes) * line.missing / line.n
+        return n_tokens, round(4 * n_weights), 4.0 * n_weights / 2 * self.p.train.n_tokens
 
     def _encode(self, line: Line) -> tuple[Any, Any, Any]:
         if self.n_chars is None:
             return None, None, None
-        n_tokens = round(self._n_tokens() * self._share(line))
+        n_tokens, shapes = round(self._n_tokens() * self._share(line)), self._shapes()
         k = getattr(self.p.sae, "k", None)  # kinds that fix how many latents are active say what the cache comes to
-        size = None if k is None else n_tokens * (8 * k + 12)
-        if self.d_in is None:
-            return n_tokens, size, None
-        return n_tokens, size, 2.0 * self.d_in * self.p.sae.size(self.d_in) * n_tokens
+        size = None if k is None else n_tokens * len(self.sites) * (8 * k + 12)
+        if shapes is None:
+            return n_tokens * len(self.sites), size, None
+        return n_tokens * len(self.sites), size, sum(2.0 * d_in * n_latents * n_tokens for d_in, _, n_latents in shapes)
 
     def _amplify(self, line: Line) -> tuple[Any, Any, Any]:
-        if self.facts is None or self.d_in is None:
+        shapes = self._shapes()
+        if self.facts is None or shapes is None:
             return None, None, None
         n_tokens = 0
         for spec in (recipe.spec for recipe in self.todo if recipe.stage.name == "amplify"):
-            n_latents = counted(parsed_latents(spec.latents), self.p.sae.size(self.d_in))
+            n_latents = counted(parsed_latents(spec.latents), shapes[0][2])
             n_prompts = len(spec.prompts) + spec.n_window_prompts
             tries = 1 if spec.strength is not None else 1 + spec.max_tries // 2
             n_tokens += n_latents * n_prompts * (4 * tries + spec.n_tokens)  # prompts have about four
-        return n_tokens, None, 24.0 * n_tokens * self.facts.n_layers * self.d_in**2
+        return n_tokens, None, 24.0 * n_tokens * self.facts.n_layers * self.facts.d_model**2
 
     def _usd(self, stage: str) -> float | None:
         """Expected cost of what is to be explained or scored; None where the number of latents is not known yet."""
@@ -148,6 +167,7 @@ class Sizes:
         todo, answered = ([recipe for recipe in asking if (recipe in left) == wanted] for wanted in (True, False))
         if not todo:
             return 0.0
-        if self.d_in is None and self.p.sae.n_latents is None:
+        shapes = self._shapes()
+        if shapes is None and self.p.sae.n_latents is None:
             return None
-        return usd(self.p, todo, self.p.sae.size(self.d_in or 0), answered)
+        return usd(self.p, todo, shapes[0][2] if shapes else self.p.sae.size(0), answered)

@@ -37,7 +37,8 @@ class CaptureSpec(Spec):
     """What is captured: which text, where in the model, in which precision."""
 
     hookpoint: str = "layers.0"
-    """``layers.8``: residual stream after block 8 (0-based); ``layers.8.mlp``, ``layers.8.attn``: what they add to it."""
+    """``layers.8``: residual stream after block 8 (0-based); ``layers.8.mlp``, ``layers.8.attn``: what they add to it. Further sites
+    are in ``tasks.lm.hookpoints``."""
 
     split: Literal["train", "validation", "test"] = "train"
     """Part of the corpus; splits share no document."""
@@ -93,17 +94,18 @@ class Expected(NamedTuple):
 def expected(n_chars: int, facts: Any, spec: CaptureSpec) -> Expected:
     """Size and work of capturing ``n_chars`` of text at one hookpoint, over all shards of a split.
 
-    ``facts`` has n_layers and d_model, and vocab_size where it is known. English takes about 4.4 characters a token under
-    GPT-2's 50,257 pieces and 2.0 under 512, and lies on the line between them in the logarithm of the vocabulary.
+    ``facts`` has n_layers and d_model, and vocab_size and the widths within blocks where they are known. English takes about 4.4
+    characters a token under GPT-2's 50,257 pieces and 2.0 under 512, and lies on the line between them in the logarithm of the
+    vocabulary.
     """
     vocab_size = getattr(facts, "vocab_size", None) or 50257
     per_token = max(1.0, 4.4 + 0.523 * math.log(vocab_size / 50257))
     n_tokens = round(n_chars / per_token)
     if spec.max_tokens is not None:
         n_tokens = min(n_tokens, spec.max_tokens * spec.n_shards)
-    d = facts.d_model
-    row = row_bytes(d, spec)
-    n_blocks = Hookpoint.parse(spec.hookpoint).layer + 1
+    d, at = facts.d_model, Hookpoint.parse(spec.hookpoint)
+    row = row_bytes(at.width(facts) or d, spec)
+    n_blocks = at.layer + 1
     return Expected(n_tokens, n_tokens * row, 2.0 * n_tokens * n_blocks * 12 * d * d)
 
 
@@ -138,13 +140,15 @@ class _Lane:
         self.runtime, self.progress = job.runtime, job.progress
         self.model: LanguageModel | None = None
         self._loaded: tuple[str, int] | None = None
+        self._checked: set[str] = set()
+        """Hookpoints of the loaded model that were held against it."""
         self._told = False
 
     def make(self, unit: Unit) -> None:
         """Capture one shard at the hookpoints of its jobs."""
         spec: CaptureSpec = unit[0].spec
         text = self._text(spec)
-        model = self._model(spec, max(Hookpoint.parse(job.spec.hookpoint).layer for job in unit))
+        model = self._model(spec, [job.spec.hookpoint for job in unit])
         outputs = {job.spec.hookpoint: _recording(job, model.d_at(job.spec.hookpoint)) for job in unit}
         found = contexts(
             text, model.tokenizer, model.bos_token_id, spec.context_tokens, spec.context, self.corpus.summary["joiner"]
@@ -175,8 +179,9 @@ class _Lane:
                 tokens_per_second=pace.tokens_per_second,
             )
 
-    def _model(self, spec: CaptureSpec, layer: int) -> LanguageModel:
-        """The model down to a block at least, its hooks checked against its own hidden states."""
+    def _model(self, spec: CaptureSpec, hookpoints: list[str]) -> LanguageModel:
+        """The model down to the deepest hookpoint at least, its hooks checked against its own hidden states."""
+        layer = max(Hookpoint.parse(hookpoint).layer for hookpoint in hookpoints)
         longest = self.lm.summary.get("context_length")
         if longest and spec.context_tokens > longest:
             raise SpecError(
@@ -188,9 +193,11 @@ class _Lane:
 
             self.model = None  # the old one's memory goes before the new one comes
             # One block more than is run: the hidden state of the last loaded block cannot be checked, being normed.
-            model = LanguageModel.open(self.lm, self.runtime, dtype=spec.dtype, n_layers=layer + 2)
-            model.check_hooks()
-            self.model, self._loaded = model, (spec.dtype, layer)
+            self.model = LanguageModel.open(self.lm, self.runtime, dtype=spec.dtype, n_layers=layer + 2)
+            self._loaded, self._checked = (spec.dtype, layer), set()
+        if not self._checked.issuperset(hookpoints):
+            self.model.check_hooks(hookpoints)
+            self._checked.update(hookpoints)
         return self.model
 
     def _text(self, spec: CaptureSpec) -> pa.Table:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from artifacts.activations import Activations
 from tasks.lazy import np
+from tasks.lm.sites import shards_at
 from tasks.mining.cache import NpyFile
 from tasks.mining.sorting import ByLatent
 from tasks.spec import Spec
@@ -31,15 +31,15 @@ class EncodeSpec(Spec):
 
 @stage("encode", version=1, tags=("gpu",))
 def encode(job: Job[EncodeSpec]) -> Summary:
-    """Cache the latents of one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture)."""
+    """Cache the latents of one shard. Inputs: ``sae`` (of stage train), ``shard`` (a capture at what it reads; several where that is
+    several hookpoints)."""
     from tasks.lm.loading import device_of
     from tasks.trained import TrainedSAE
 
-    shard = job.one("shard")
     sae = TrainedSAE.open(job.one("sae")).to(device_of(job.runtime))
     device = sae.W_dec_ND.device
-    rows = Activations.open(shard.path, str(shard.artifact))
-    split = shard.summary["split"]
+    (rows,) = shards_at(job.many("shard"), sae.sites.reads)
+    split = job.many("shard")[0].summary["split"]
     by_latent = ByLatent(job.attempt.scratch / "runs", sae.n_latents)
     with job.progress.bar(f"encode {split}", rows.n_rows, "tokens") as bar:
         for start in range(0, rows.n_rows, _SORT_ROWS):

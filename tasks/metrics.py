@@ -46,7 +46,8 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
     ),
     "ce_clean": (_CE, "common to all tools"),
     "ce_sae": (
-        f"as ce_clean, with the SAE's reconstruction in place of the activation; {_BOS_KEPT}",
+        "as ce_clean, with what the SAE gives in place of the activation; at several hookpoints, in place of all at once, from "
+        f"what it reads in the clean run; {_BOS_KEPT}",
         "common to all tools",
     ),
     "ce_zero": (

@@ -97,7 +97,9 @@ def mine(job: Job[MineSpec]) -> Summary:
     lm = LanguageModel.open(job.one("lm"), job.runtime)
     texts = lm.token_strings()
     (job.out / "tokens.json").write_text(json.dumps(texts))
-    write_promoted(job.out / "promoted.parquet", lm, sae, texts, spec.n_promoted)
+    unsaid = write_promoted(job.out / "promoted.parquet", lm, sae, texts, spec.n_promoted)
+    if unsaid:
+        job.progress.note(f"mine lists no tokens that latents push up or down: {unsaid}")
     del lm
     splits = []
     for name in ("train", "test"):
@@ -114,7 +116,8 @@ def mine(job: Job[MineSpec]) -> Summary:
             bar.advance(n)
 
         found = written(job.out, spec, train, test, step)
-    return {"n_latents": sae.n_latents, **found, "histogram_edges": histogram_edges(), "hookpoint": sae.hookpoint}
+    more = {"no_promoted": unsaid} if unsaid else {}
+    return {"n_latents": sae.n_latents, **found, "histogram_edges": histogram_edges(), "hookpoint": sae.hookpoint, **more}
 
 
 def written(out: Path, spec: MineSpec, train: Split, test: Split, step: Callable[[int], None]) -> Summary:

@@ -1,12 +1,17 @@
-"""Normalise: fit a norm to the statistics that capture wrote with each shard. No second pass over the data."""
+"""Normalise: fit a norm to the statistics that capture wrote with each shard. Few norms want to see some rows as well."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
+from typing import TYPE_CHECKING
 
 from tasks.norms.base import FittedNorm, Norm, Statistics
 from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Summary, stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NormaliseSpec(Spec):
@@ -25,5 +30,20 @@ def normalise(job: Job[NormaliseSpec]) -> Summary:
     if merged.count == 0:
         raise SpecError("the train split has no rows, but a norm is fitted to them; capture more text")
     merged.save(job.out / "statistics.safetensors")
-    FittedNorm(job.spec.norm, job.spec.norm.fit(merged)).save(job.out)
+    norm = job.spec.norm
+    FittedNorm(norm, norm.fit(merged, _rows(job, norm.n_rows) if norm.READS_ROWS else ())).save(job.out)  # type: ignore[attr-defined]
     return {"n_rows": merged.count, "d_in": len(merged.mean_D), "rms": merged.rms, "rms_deviation": merged.rms_deviation}
+
+
+def _rows(job: Job[NormaliseSpec], n_rows: int | None) -> Iterator[Tensor]:
+    """Chunks of rows, spread evenly over all shards: about ``n_rows`` of them, or all."""
+    from artifacts.activations import CHUNK_ROWS, Activations
+
+    shards = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("shards")]
+    places = [(shard, chunk) for shard in shards for chunk in range(shard.n_chunks)]
+    n = len(places) if n_rows is None else min(len(places), -(-n_rows // CHUNK_ROWS))
+    with job.progress.bar("rows for the norm", n, "chunks") as bar:
+        for i in range(n):
+            shard, chunk = places[i * len(places) // n]
+            yield shard.chunk(chunk)
+            bar.advance(1)

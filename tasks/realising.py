@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 from artifacts.errors import ArtifactBusy, StoreUnwritable
@@ -41,6 +42,17 @@ class Outcome:
 
     busy: list[str] = field(default_factory=list)
     """Why what was left to others was left to them."""
+
+    failed: list[tuple[Recipe, Exception]] = field(default_factory=list)
+    """What could not be made, though others of its lane could."""
+
+
+class SomeFailed(RuntimeError):
+    """Some recipes of a lane could not be made; ``outcome`` says which and why, and what became of the others."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        super().__init__("; ".join(f"{recipe.artifact}: {error}" for recipe, error in outcome.failed))
 
 
 class Seen:
@@ -100,14 +112,25 @@ def lanes(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     return list(found.values())
 
 
-def units(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``."""
+def units(recipes: Sequence[Recipe], most: int = 1, abreast: int = 1) -> list[list[Recipe]]:
+    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``.
+
+    Where the stage bounds its passes (``at_most``) they are of ``most`` recipes at most, and of fewer where otherwise some of
+    the processes that work ``abreast`` would have none.
+    """
     found: dict[Any, list[Recipe]] = {}
     for recipe in recipes:
         payload = recipe.spec.payload()
         payload.pop(recipe.stage.together or "", None)
         found.setdefault(canonical_json(payload), []).append(recipe)
-    return list(found.values())
+    if not recipes or recipes[0].stage.at_most is None:
+        return list(found.values())
+    passes = []
+    for group in found.values():
+        n = max(-(-len(group) // most), min(len(group), -(-abreast * len(group) // len(recipes))))
+        ends = [i * len(group) // n for i in range(n + 1)]
+        passes += [group[a:b] for a, b in pairwise(ends)]
+    return passes
 
 
 def make_all(
@@ -118,19 +141,23 @@ def make_all(
     *,
     wait: bool = True,
     share: tuple[int, int] = (0, 1),
+    abreast: int = 1,
 ) -> Outcome:
     """Make the recipes of one lane, whose inputs exist.
 
     What another process is making is waited for; without ``wait`` it is left to it. ``share`` = (k, n) begins at the k-th
-    of n parts and goes round, so that n processes that make the same recipes meet each other late.
-    Raises what the stage raises, ``ArtifactCorrupt`` for a damaged input, and ``StoreUnwritable`` for a full disk.
+    of n parts and goes round, so that n processes that make the same recipes meet each other late. ``abreast`` is how many
+    processes may come to work at these recipes: passes that have a bound leave some for each.
+    Raises what the stage raises, ``SomeFailed`` where it made others all the same, ``ArtifactCorrupt`` for a damaged input, and
+    ``StoreUnwritable`` for a full disk.
     """
     if not recipes:
         return Outcome()
     stage, outcome = recipes[0].stage, Outcome()
     _set_threads(runtime)
     store.tidy()
-    groups = units(recipes)
+    most = 1 if stage.at_most is None else getattr(runtime, stage.at_most)
+    groups = units(recipes, most, abreast)
     first = share[0] * len(groups) // share[1]
     passes = _passes(groups[first:] + groups[:first], store, runtime, progress, outcome, wait)
     device = guarded(runtime, progress) if "gpu" in stage.tags else nullcontext()
@@ -141,6 +168,10 @@ def make_all(
         raise _explained(error, store) from error
     finally:
         passes.close()  # after an error: gives up what was begun, so that leases are free at once
+    if outcome.failed and len(recipes) == 1:
+        raise outcome.failed[0][1]
+    if outcome.failed:
+        raise SomeFailed(outcome) from outcome.failed[0][1]
     return outcome
 
 
@@ -186,6 +217,9 @@ def _passes(
                             told.add(str(error))
                             progress.note(str(error))
                         outcome.busy += [] if wait else [str(error)]
+                        if recipe.stage.at_most is not None:  # others cut these recipes into passes otherwise
+                            left.append(recipe)
+                            continue
                         left = ordered[i:]  # who has one of a pass is about to take the rest of it
                         break
                     if attempt is None:
@@ -223,8 +257,15 @@ def _commit(jobs: list[Job], runtime: Runtime, progress: Progress, outcome: Outc
     by = made_by()
     if "gpu" in jobs[0].recipe.stage.tags:
         by["device"] = guard_name(runtime) or "cpu"
+    if len(jobs) > 1:
+        by["together"] = len(jobs)
     while jobs:
         job = jobs[0]
+        if job.failure is not None:
+            job.attempt.abandon()
+            jobs.pop(0)
+            outcome.failed.append((job.recipe, job.failure))
+            continue
         won = job.attempt.commit(job.summary, by)
         jobs.pop(0)
         ours = won.attempt == job.attempt.id

@@ -103,6 +103,10 @@ class Runtime(BaseModel):
     prefetch_batches: int = Field(4, ge=0)
     """Training batches read ahead by a background thread; 0 reads in the training thread."""
 
+    saes_together: int = Field(4, ge=1)
+    """SAEs of a sweep that are trained in one read of the activations, where they differ in nothing but themselves. Each takes
+    memory for its weights three times; fewer are trained together where a GPU has no room for them."""
+
     checkpoint_seconds: float = Field(30.0, gt=0)
     """Seconds between two checkpoints of a training run."""
 

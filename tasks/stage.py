@@ -11,7 +11,8 @@ A stage is a plain function from a ``Job`` to a summary::
     recipe = normalise(NormaliseSpec(norm=norm), shards=[shard_0, shard_1])     # no work is done here
 
 A stage that makes several artifacts in one pass (one shard, many hookpoints) says in which field of its spec
-those differ, ``together="hookpoint"``, and gets an iterator of units instead of one job.
+those differ, ``together="hookpoint"``, and gets an iterator of units instead of one job. One that can do without some of
+its artifacts puts what went wrong into their jobs' ``failure``, and makes the others.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Job(Generic[S]):
     progress: Progress
     journal: Journal
     summary: Summary = field(default_factory=dict)
+    failure: Exception | None = None
+    """Why this artifact cannot be made, where that is no reason not to make the others of its unit."""
 
     @property
     def out(self) -> Path:
@@ -64,8 +67,9 @@ class Job(Generic[S]):
         return self.inputs[name]
 
     def many(self, name: str) -> tuple[Opened, ...]:
-        """The inputs of that name, in order."""
-        return tuple(self.inputs[name])
+        """The inputs of that name, in order; a single one is all there is."""
+        found = self.inputs[name]
+        return found if isinstance(found, tuple) else (found,)
 
 
 Unit = tuple[Job, ...]
@@ -80,6 +84,10 @@ class Stage:
     version: int
     run: Callable[..., Any]
     together: str | None = None
+    at_most: str | None = None
+    """The field of the runtime that bounds how many artifacts one pass makes; without it, a pass makes all there are. Passes
+    with a bound spread over the processes that work side by side."""
+
     tags: tuple[str, ...] = ()
     """What it needs, for limits and lanes: ``gpu``, ``llm``."""
 
@@ -91,12 +99,12 @@ class Stage:
 
 
 def stage(
-    name: str, *, version: int, together: str | None = None, tags: Iterable[str] = ()
+    name: str, *, version: int, together: str | None = None, at_most: str | None = None, tags: Iterable[str] = ()
 ) -> Callable[[Callable[..., Any]], Stage]:
     """Make a lazy stage of a function."""
 
     def decorate(run: Callable[..., Any]) -> Stage:
-        return Stage(name, version, run, together, tuple(tags))
+        return Stage(name, version, run, together, at_most, tuple(tags))
 
     return decorate
 

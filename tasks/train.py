@@ -1,133 +1,171 @@
-"""Train an SAE on shuffled rows of captured activations. Shapes: B tokens of a batch, D d_in, N n_latents."""
+"""Train SAEs on shuffled rows of captured activations. Those of a sweep that differ in nothing else share one read of the rows.
+
+Where one reads and writes (``tasks.lm.sites``) decides whether it is an SAE, a transcoder or a crosscoder: captures of several
+hookpoints are read side by side, each under the norm of its own.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from artifacts.activations import Activations
 from artifacts.shuffled import ShuffledRows
-from tasks.fitting import Fit, validation_rows
+from tasks.fitting import Fit, Rows, fitted, validation_rows
 from tasks.lazy import pa, pq, torch
+from tasks.learning.beginning import begun
+from tasks.learning.schedule import TrainSpec
+from tasks.lm.sites import Sites, shards_at
+from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm
-from tasks.saes.base import SAESpec
-from tasks.spec import Spec, SpecError
-from tasks.stage import Job, Summary, stage
+from tasks.saes.base import SAE
+from tasks.spec import SpecError
+from tasks.stage import Job, Unit, stage
 from tasks.trained import TrainedSAE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHECKPOINT = "checkpoint"
 
 
-class TrainSpec(Spec):
-    """What is trained, for how long."""
-
-    sae: SAESpec
-    """The kind of SAE and its numbers."""
-
-    n_tokens: int = Field(1_280_000, ge=1)
-    """Rows trained on, repeats counted: a small capture is read several times."""
-
-    batch_tokens: int = Field(512, ge=1)
-    """Rows in a step."""
-
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate of Adam; null takes 2e-4 / sqrt(n_latents / 2^14), the rule of Gao et al. (2406.04093, A.3)."""
-
-    warmup_fraction: float = Field(0.02, ge=0, le=1)
-    """Share of the steps over which the learning rate rises from 0."""
-
-    decay_fraction: float = Field(0.3, ge=0, le=1)
-    """Share of the steps, at the end, over which it falls to 0."""
-
-    dead_after_tokens: int = Field(200_000, ge=1)
-    """Rows without firing after which a latent counts as dead."""
-
-    validate_every: int = Field(100, ge=1)
-    """Steps between two looks at the validation split."""
-
-    validation_tokens: int = Field(16_384, ge=1)
-    """Rows of the validation split looked at each time."""
-
-    patience: int | None = Field(None, ge=1)
-    """Stop after that many looks without a better validation FVU; null never stops early."""
-
-    seed: int = 0
-    """Of the initial weights and the order of the rows."""
-
-    def n_steps(self) -> int:
-        """Optimiser steps."""
-        return max(1, round(self.n_tokens / self.batch_tokens))
-
-    def peak_lr(self, n_latents: int) -> float:
-        """The learning rate at its highest."""
-        return self.lr if self.lr is not None else 2e-4 / math.sqrt(n_latents / 2**14)
-
-    def schedule(self, step: int) -> float:
-        """Share of the peak learning rate at a step."""
-        n = self.n_steps()
-        up = (step + 1) / max(1.0, self.warmup_fraction * n)
-        down = (n - step) / max(1.0, self.decay_fraction * n)
-        return min(1.0, up, down)
+@stage("train", version=1, together="sae", at_most="saes_together", tags=("gpu",))
+def train(units: Iterator[Unit]) -> None:
+    """Train SAEs. Inputs: ``shards`` and ``validation`` (captures of all its hookpoints), ``norm`` (one for each hookpoint, in the
+    order of ``Sites.hookpoints``), and ``init`` where they begin with the weights of an SAE that there is. Each resumes from its
+    own last checkpoint. One that fails leaves the others alone."""
+    for unit in units:
+        for jobs in _parts(unit):
+            _train(jobs)
 
 
-@stage("train", version=1, tags=("gpu",))
-def train(job: Job[TrainSpec]) -> Summary:
-    """Train one SAE. Inputs: ``shards`` and ``validation`` (captures), ``norm``. Resumes from its last checkpoint."""
+def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
+    """Train the SAEs of some jobs, which differ in nothing else, in one read."""
     from tasks.lm.loading import device_of
 
-    spec, device = job.spec, torch.device(device_of(job.runtime))
-    shards = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("shards")]
-    held_out = [Activations.open(opened.path, str(opened.artifact)) for opened in job.many("validation")]
-    norm = FittedNorm.open(job.one("norm").path).to(device)
-    facts = job.many("shards")[0].summary
-    d_in = shards[0].d
-    spec.sae.check(d_in)
-    sae = spec.sae.build(d_in, spec.seed).to(device=device)
-    rows = ShuffledRows(shards, spec.batch_tokens, seed=spec.seed, prefetch=job.runtime.prefetch_batches)
-    learner = sae.learner(dead_after_tokens=spec.dead_after_tokens)
-    fit = Fit(spec, learner, norm, device, validation_rows(held_out, spec.validation_tokens, norm, device))
-    fit.recover(job.attempt.recover(_CHECKPOINT))
-    wandb = _wandb(job) if job.runtime.wandb else None
+    first, device = jobs[0], torch.device(device_of(jobs[0].runtime))
+    spec, runtime, progress = first.spec, first.runtime, first.progress
+    sites = Sites.parse(spec.sites or first.many("shards")[0].summary["hookpoint"])
+    shards, held_out = (shards_at(first.many(name), sites.hookpoints) for name in ("shards", "validation"))
+    widths = {opened.summary["hookpoint"]: opened.summary["d_in"] for opened in first.many("shards")}
+    d_in, d_out = (sum(widths[h] for h in side) for side in (sites.reads, sites.writes))
+    norms = [FittedNorm.open(opened.path) for opened in first.many("norm")]
+    old = TrainedSAE.open(first.one("init")) if "init" in first.inputs else None
+    # weights mean what they do under the numbers they came with
+    norm = (norm_of(sites, norms, widths) if old is None else old.norm).to(device)
+
+    def begin(spec: TrainSpec) -> SAE:
+        spec.sae.check(d_in, d_out)
+        return spec.sae.build(d_in, spec.seed, d_out) if old is None else begun(spec.sae, norms[0].norm, d_in, sites, old)
+
+    def normalised(rows: Tensor) -> Rows:
+        return norm.pair(rows.to(device, non_blocking=True))
+
+    rows = ShuffledRows(shards, spec.batch_tokens, seed=spec.seed, prefetch=runtime.prefetch_batches)
+    validation = validation_rows(held_out, spec.validation_tokens, normalised)
+    jobs_of: dict[Fit, Job[TrainSpec]] = {}
+    for job in jobs:
+        try:
+            sae = begin(job.spec).to(device=device)
+        except SpecError as error:
+            job.failure = error
+            continue
+        fit = Fit(job.spec, sae.learner(**job.spec.learning()), validation, fresh=old is None)
+        fit.recover(job.attempt.recover(_CHECKPOINT), device)
+        jobs_of[fit] = job
+    logs = {fit: _wandb(job, len(jobs)) if runtime.wandb else None for fit, job in jobs_of.items()}
+    label = f"train {sites}" + (f", {len(jobs)} SAEs" if len(jobs) > 1 else "")
     saved = time.monotonic()
-    with job.progress.bar(f"train {facts['hookpoint']}", spec.n_tokens, "tokens") as bar:
-        bar.advance(fit.step * spec.batch_tokens)
-        for figures in fit.run(rows.batches):
-            bar.advance(spec.batch_tokens, **figures)
-            if figures and wandb:
-                wandb.log(fit.log[-1], step=fit.step)
-            if time.monotonic() - saved > job.runtime.checkpoint_seconds:
-                fit.save(job.attempt.scratch / _CHECKPOINT)
-                job.attempt.check()
-                job.attempt.save(_CHECKPOINT)
+    with progress.bar(label, spec.n_tokens * len(jobs_of), "tokens") as bar:
+        bar.advance(sum(fit.step for fit in jobs_of) * spec.batch_tokens)
+        for n, shown in fitted(list(jobs_of), rows.batches, normalised):
+            bar.advance(n * spec.batch_tokens, **_together(list(shown.values())))
+            for fit in shown:
+                if logs[fit]:
+                    logs[fit].log(fit.log[-1], step=fit.step)
+            if time.monotonic() - saved > runtime.checkpoint_seconds:
+                for fit, job in jobs_of.items():
+                    if fit.step > fit.saved_at and fit.failure is None:
+                        fit.save(job.attempt.scratch / _CHECKPOINT)
+                        job.attempt.save(_CHECKPOINT)
+                    job.attempt.check()
                 saved = time.monotonic()
-    if wandb:
-        wandb.finish()
+    for fit, job in jobs_of.items():
+        if logs[fit]:
+            logs[fit].finish()
+        job.failure = fit.failure
+        if fit.failure is None:
+            _write(job, fit, norm, sites)
+
+
+def norm_of(sites: Sites, norms: Sequence[FittedNorm], widths: Mapping[str, int]) -> FittedNorm | SiteNorms:
+    """The norm of an SAE's rows, of those of its hookpoints. Raises ``SpecError`` where that of a transcoder cannot be undone."""
+    if sites.one:
+        return norms[0]
+    return SiteNorms(sites.reads, sites.writes, dict(zip(sites.hookpoints, norms, strict=True)), widths)
+
+
+def _parts(unit: Unit) -> list[list[Job[TrainSpec]]]:
+    """The jobs of a unit, in parts for which the GPU has room: weights, two moments, a gradient and an average each."""
+    from tasks.lm.loading import device_of
+
+    jobs, device = list(unit), torch.device(device_of(unit[0].runtime))
+    if len(jobs) == 1 or device.type != "cuda":
+        return [jobs]
+    d_in = sum({opened.summary["hookpoint"]: opened.summary["d_in"] for opened in jobs[0].many("shards")}.values())
+    free, parts, used = 0.8 * torch.cuda.mem_get_info(device)[0], [[jobs[0]]], 0.0
+    for job in jobs:
+        size = 5 * 8.0 * d_in * job.spec.sae.size(d_in)
+        if job is not jobs[0]:
+            if used + size > free:
+                parts.append([])
+                used = 0.0
+            parts[-1].append(job)
+        used += size
+    return parts
+
+
+def _write(job: Job[TrainSpec], fit: Fit, norm: FittedNorm | SiteNorms, sites: Sites) -> None:
+    """The artifact of an SAE whose training has come to its end."""
+    spec, source = job.spec, job.many("shards")[0].manifest
+    sae = fit.finished()
     pq.write_table(pa.Table.from_pylist(fit.log), job.out / "log.parquet")
-    captured = {"capture": job.many("shards")[0].manifest.spec, "lm": job.many("shards")[0].manifest.inputs["lm"]}
-    about = {"seed": spec.seed, "n_tokens": fit.step * spec.batch_tokens, "train": spec.payload(), **captured}
-    TrainedSAE(learner.sae, norm, facts["hookpoint"], about).save(job.out)
+    n_tokens = fit.step * spec.batch_tokens
+    about = {"seed": spec.seed, "n_tokens": n_tokens, "train": spec.payload()}
+    about |= {"capture": source.spec, "lm": source.inputs["lm"]}
+    if "init" in job.inputs:
+        about["init"] = str(job.one("init").artifact)
+    TrainedSAE(sae, norm, str(sites), about).save(job.out)
     last = next(row for row in reversed(fit.log) if row["split"] == "validation")
-    return {
-        "fvu": last["fvu"],
-        "l0": last["l0"],
-        "dead_fraction": last["dead_fraction"],
-        "n_tokens": fit.step * spec.batch_tokens,
-        "steps": fit.step,
-        "tokens_per_second": round(fit.step * spec.batch_tokens / max(fit.seconds, 1e-9)),
-        "n_latents": sae.n_latents,
-        "d_in": d_in,
-        "hookpoint": facts["hookpoint"],
-    }
+    job.summary.update(
+        fvu=last["fvu"],
+        l0=last["l0"],
+        dead_fraction=last["dead_fraction"],
+        n_tokens=n_tokens,
+        steps=fit.step,
+        tokens_per_second=round(n_tokens / max(fit.seconds, 1e-9)),
+        n_latents=sae.n_latents,
+        d_in=sae.d_in,
+        hookpoint=str(sites),
+        **({} if sites.one else {"d_out": sae.d_out}),
+    )
 
 
-def _wandb(job: Job[TrainSpec]) -> Any:
+def _together(shown: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Figures of several SAEs as the least and the most."""
+    found: dict[str, Any] = {}
+    for name in shown[0] if shown else ():
+        values = [figures[name] for figures in shown if name in figures]
+        found[name] = values[0] if len(values) == 1 else f"{min(values)} to {max(values)}"
+    return found
+
+
+def _wandb(job: Job[TrainSpec], of: int) -> Any:
     try:
         import wandb
     except ImportError:
         raise SpecError(
             f"runtime.wandb = {job.runtime.wandb!r}, but the package wandb is not installed; pip install 'saint-sae[wandb]'"
         ) from None
-    return wandb.init(project=job.runtime.wandb, name=str(job.recipe.artifact), config=job.spec.payload())
+    more = {"reinit": "create_new"} if of > 1 else {}
+    return wandb.init(project=job.runtime.wandb, name=str(job.recipe.artifact), config=job.spec.payload(), **more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.spec import Spec
+from tasks.spec import Spec, SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,22 @@ class Family(Spec):
         """The module whose output attention adds to the residual stream."""
         raise NotImplementedError
 
+    def mlp_reader(self, block: Module) -> Module:
+        """The module whose input is what the MLP reads, after its norm. Raises ``SpecError`` where there is none."""
+        raise SpecError(lacking(block, "MLP"))
+
+    def mlp_output(self, block: Module) -> Module:
+        """The projection that reads the MLP's hidden activations. Raises ``SpecError`` where there is none."""
+        raise SpecError(lacking(block, "MLP's last projection"))
+
+    def attn_output(self, block: Module) -> Module:
+        """The projection that reads the heads' outputs side by side. Raises ``SpecError`` where there is none."""
+        raise SpecError(lacking(block, "attention's last projection"))
+
+    def mlp_norm(self, block: Module) -> Module:
+        """The norm that reads the residual stream between attention and MLP. Raises ``SpecError`` where there is none."""
+        raise SpecError(lacking(block, "norm between attention and MLP"))
+
     def final_norm(self, model: Module) -> Module:
         """The norm between the last block and the unembedding."""
         raise NotImplementedError
@@ -37,3 +53,8 @@ class Family(Spec):
     def unembedding(self, model: Module) -> Tensor:
         """The weight [vocabulary, d_model] that turns the normed residual stream into logits."""
         raise NotImplementedError
+
+
+def lacking(block: Module, what: str) -> str:
+    inner = ", ".join(name for name, _ in block.named_children())
+    return f"{type(block).__name__} has {inner}, but none of them is known as its {what}; add a file to tasks/families/ that says which is"

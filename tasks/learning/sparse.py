@@ -63,6 +63,8 @@ class SparseLearner:
         """
         self.sae, self._dead_after, self._betas, self._clip_norm = sae, dead_after_tokens, betas, clip_norm
         device = sae.W_enc_ND.device
+        if sae.UNIT_ROWS:
+            sae.with_unit_rows()
         self._bf16 = (autocast or fast_bf16(device)) if bf16 is None else bf16
         self._silent = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
         self._moments = {n: (torch.zeros_like(w), torch.zeros_like(w)) for n, w in sae.weights().items() if n in sae.TRAINED}
@@ -150,10 +152,12 @@ class SparseLearner:
         # the gradient of a pair's sum is a row of all gradients, one below the other
         source_P = _joined([pairs.row_P() + i * n_rows for i, (pairs, _) in enumerate(found)])
         grad_SO = _joined([grad_BO for _, grad_BO in found])
-        by_latent = transposed(index_P, source_P, sae.n_latents)
-        by_token = by_latent if len(found) == 1 else by_latent._replace(row_P=by_latent.row_P % n_rows)
-        index_P, pre_P = index_P[by_latent.order_P], _joined([pairs.pre_P for pairs, _ in found])[by_latent.order_P]
-        value_P, d_pre_P = pre_P.relu(), by_latent.product_of(sae.W_dec_ND, grad_SO).mul_(pre_P > 0)
+        by_latent = transposed(index_P, sae.n_latents)
+        index_P, source_P, pre_P = (
+            part[by_latent.order_P] for part in (index_P, source_P, _joined([pairs.pre_P for pairs, _ in found]))
+        )
+        token_P = source_P if len(found) == 1 else source_P % n_rows
+        value_P, d_pre_P = pre_P.relu(), by_latent.product_of(sae.W_dec_ND, grad_SO, source_P).mul_(pre_P > 0)
         zeros_N = torch.zeros_like(sae.b_enc_N)
         grads["b_enc_N"] = zeros_N.index_add(0, index_P, d_pre_P)
         if sae.spec.subtract_b_dec:  # the bias also enters through x - b_dec
@@ -162,8 +166,8 @@ class SparseLearner:
         along_N = zeros_N.index_add(0, index_P, value_P * d_pre_P) if sae.UNIT_ROWS else None
 
         def blocks() -> Iterator[tuple[slice, Tensor, Tensor]]:
-            decoder = by_latent.rows_of(grad_SO, value_P, _BLOCK, sorted_too=True)
-            encoder = by_token.rows_of(inner_BD, d_pre_P, _BLOCK, sorted_too=True)
+            decoder = by_latent.rows_of(grad_SO, source_P, value_P, _BLOCK, are_sorted=True)
+            encoder = by_latent.rows_of(inner_BD, token_P, d_pre_P, _BLOCK, are_sorted=True)
             for (block, d_dec), (_, d_enc) in zip(decoder, encoder, strict=True):
                 if along_N is not None:
                     d_dec.addcmul_(sae.W_dec_ND[block], along_N[block, None], value=-1)
@@ -196,19 +200,15 @@ class SparseLearner:
         )  # fmt: skip
 
     def revive(self, latent_n: Tensor, direction_nD: Tensor) -> None:
-        """As ``Learner.revive``: encoder rows take the directions, decoder rows too where they are as wide; biases are 0."""
-        sae, unit_nD = self.sae, torch.nn.functional.normalize(direction_nD, dim=-1)
         with torch.no_grad():
-            sae.W_enc_ND[latent_n] = unit_nD
-            if sae.d_out == sae.d_in:
-                sae.W_dec_ND[latent_n] = unit_nD
-            sae.b_enc_N[latent_n] = 0
-            for name in ("W_enc_ND", "W_dec_ND", "b_enc_N"):
-                for moment in self._moments[name]:
-                    moment[latent_n] = 0
+            self.sae.restart(latent_n, direction_nD)
+            for name, moments in self._moments.items():
+                if "N" in name.rpartition("_")[2]:
+                    for moment in moments:
+                        moment[latent_n] = 0
             self._silent[latent_n] = 0
             if self._shadow is not None:
-                self._shadow[latent_n] = sae.W_enc_ND[latent_n].to(torch.bfloat16)
+                self._shadow[latent_n] = self.sae.W_enc_ND[latent_n].to(torch.bfloat16)
 
     def state(self) -> dict[str, Tensor]:
         found = dict(self.sae.weights())

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from artifacts.errors import ArtifactError
 from tasks.kinds import decode, kinds
 from tasks.lazy import torch, transformers
 from tasks.lm.hookpoints import Hookpoint
+from tasks.lm.hooks import Edit, check_hooks, gain_of, hooked, widths_of
 from tasks.lm.loading import device_of, quiet
 from tasks.lm.tokens import token_strings
+from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +26,7 @@ if TYPE_CHECKING:
     from tasks.spec import Runtime
 
 
-class Edit(NamedTuple):
-    """A change of one activation on its way through the model."""
-
-    hookpoint: str
-    change: Callable[[Tensor], Tensor]
-    """x_BTD to x_BTD."""
+__all__ = ["Edit", "LanguageModel", "family_of"]
 
 
 class _Stop(Exception):
@@ -103,34 +100,54 @@ class LanguageModel:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def d_at(self, hookpoint: str) -> int:
-        """Width of the activations at a hookpoint: d_model at every site there is now."""
-        self._module(hookpoint)
-        return self.d_model
+        """Width of the activations at a hookpoint. Raises ``SpecError`` where this model has no such place."""
+        module, at = self._place(hookpoint), Hookpoint.parse(hookpoint)
+        return widths_of(module)[0] if at.site in ("z", "mlp_act") else self.d_model
 
-    def _module(self, hookpoint: str) -> Any:
+    def output_weight(self, hookpoint: str) -> Tensor | None:
+        """The matrix that takes a row at a hookpoint to the residual stream; None where rows are of the stream, or added to it.
+
+        Gains of norms that come after it (Gemma 2 and 3) are in it. Raises ``SpecError`` for ``mlp_in``, which no matrix takes there.
+        """
+        at = Hookpoint.parse(hookpoint)
+        if at.site == "mlp_in":
+            raise SpecError(f"{hookpoint} is what an MLP reads, but no one matrix takes it to the residual stream")
+        if at.site not in ("z", "mlp_act"):
+            return None
+        module, block = self._place(hookpoint), self.blocks[at.layer]
+        weight = module.weight.float()
+        weight = weight.T if isinstance(module, transformers.pytorch_utils.Conv1D) else weight
+        after = (self.family.attn if at.site == "z" else self.family.mlp)(block)
+        gain = gain_of(after)
+        return weight if gain is None else gain[:, None] * weight
+
+    def _place(self, hookpoint: str) -> Any:
+        """The module that a hookpoint is the output or the input of."""
         at = Hookpoint.parse(hookpoint)
         at.check(self.n_layers, self.name)
-        if at.layer >= len(self.blocks):
+        layer = max(at.layer, 0)
+        if layer >= len(self.blocks):
             raise ArtifactError(f"{hookpoint} is wanted, but only {len(self.blocks)} layers were loaded; load more")
-        block = self.blocks[at.layer]
-        return {"resid": lambda b: b, "mlp": self.family.mlp, "attn": self.family.attn}[at.site](block)
+        family, block = self.family, self.blocks[layer]
+        if at.site == "resid":
+            return block
+        find = {
+            "z": family.attn_output, "attn": family.attn, "resid_mid": family.mlp_norm, "mlp_in": family.mlp_reader,
+            "mlp_act": family.mlp_output, "mlp": family.mlp,
+        }[at.site]  # fmt: skip
+        try:
+            return find(block)
+        except SpecError as error:
+            raise SpecError(f"capture.hookpoint = {hookpoint!r}, but in {self.name} the block {error}") from None
 
     @contextmanager
-    def _hooked(self, hooks: dict[str, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
-        """Run ``hooks`` (hookpoint to function of x_BTD; a tensor returned replaces it) for the time of the block."""
+    def _hooked(self, edits: Sequence[Edit]) -> Iterator[None]:
+        """Run the functions of some edits at their hookpoints for the time of the block."""
         handles = []
         self._lock.acquire()
         try:
-            for hookpoint, function in hooks.items():
-
-                def hook(_module: Any, _inputs: Any, output: Any, function: Any = function) -> Any:
-                    # transformers 5 blocks return a tensor, attention a tuple; 4.x blocks a tuple
-                    found = function(output[0] if isinstance(output, tuple) else output)
-                    if found is None:
-                        return None
-                    return (found, *output[1:]) if isinstance(output, tuple) else found
-
-                handles.append(self._module(hookpoint).register_forward_hook(hook))
+            for edit in edits:
+                handles.append(hooked(self._place(edit.hookpoint), edit))
             yield
         finally:
             for handle in handles:
@@ -153,7 +170,7 @@ class LanguageModel:
 
             return function
 
-        with torch.inference_mode(), self._hooked({h: keep(h) for h in hookpoints}):
+        with torch.inference_mode(), self._hooked([Edit(h, keep(h)) for h in set(hookpoints)]):
             try:
                 self.model.base_model(
                     input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
@@ -162,48 +179,72 @@ class LanguageModel:
                 pass
         return {h: seen[h] for h in hookpoints}
 
-    def logits(self, token_BT: Tensor, mask_BT: Tensor, edit: Edit | None = None) -> Tensor:
-        """Logits_BTV, with one activation edited on the way where asked for. Needs all layers."""
+    def logits(self, token_BT: Tensor, mask_BT: Tensor, *edits: Edit) -> Tensor:
+        """Logits_BTV, with activations edited on the way where asked for. Needs all layers."""
         self._check_whole()
-        hooks = {edit.hookpoint: edit.change} if edit else {}
-        with torch.inference_mode(), self._hooked(hooks):
+        with torch.inference_mode(), self._hooked(edits):
             return self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
 
-    def next_logits(self, token_BT: Tensor, edit: Edit | None = None) -> Tensor:
+    def gradients(
+        self, token_BT: Tensor, mask_BT: Tensor, hookpoints: Sequence[str], objective: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Derivatives of a number with respect to the activations at some hookpoints: float32 BTD. Needs all layers.
+
+        ``objective`` makes the number of logits_BTV. What is derived is a push at the hookpoint, with all that follows of
+        it, through later hookpoints too.
+        """
+        self._check_whole()
+        pushes: dict[str, Tensor] = {}
+
+        def pushed(hookpoint: str) -> Callable[[Tensor], Tensor]:
+            def function(x_BTD: Tensor) -> Tensor:
+                pushes[hookpoint] = torch.zeros_like(x_BTD, requires_grad=True)
+                return x_BTD + pushes[hookpoint]
+
+            return function
+
+        with torch.enable_grad(), self._hooked([Edit(h, pushed(h)) for h in hookpoints]):
+            logits = self.model(
+                input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
+            ).logits
+            found = torch.autograd.grad(objective(logits), [pushes[h] for h in hookpoints])
+        return {h: gradient.float() for h, gradient in zip(hookpoints, found, strict=True)}
+
+    def next_logits(self, token_BT: Tensor, *edits: Edit) -> Tensor:
         """Logits_BV of the token after each row. Rows are of one length, without padding. Needs all layers."""
-        return self._last(token_BT, None, edit, use_cache=False)[0]
+        return self._last(token_BT, None, edits, use_cache=False)[0]
 
     def generate(
         self,
         token_BT: Tensor,
         n_tokens: int,
         choose: Callable[[Tensor], Tensor],
-        edit_at: Callable[[int], Edit | None] = lambda first: None,
+        edits_at: Callable[[int], Sequence[Edit]] = lambda first: (),
     ) -> Iterator[Tensor]:
         """The tokens that follow some rows, token_B after token_B: int64 on the model's device.
 
         Rows are of one length, without padding. ``choose`` takes logits_BV to token_B. A pass reads the positions that
-        the key-value cache does not hold yet: first the prompt, then one token at a time; ``edit_at`` gives the edit of
+        the key-value cache does not hold yet: first the prompt, then one token at a time; ``edits_at`` gives the edits of
         the pass that begins at a position. Ends of texts are the caller's to see: it goes on until nobody asks.
         """
         held, past, first, fed = token_BT.to(self.device), None, 0, token_BT
         for _ in range(n_tokens):
-            logits_BV, past = self._last(fed, past, edit_at(first), use_cache=True)
+            logits_BV, past = self._last(fed, past, edits_at(first), use_cache=True)
             token_B = choose(logits_BV)
             yield token_B
             held = torch.cat([held, token_B[:, None]], dim=1)
             # a model that gives no cache reads all of it again
             first, fed = (0, held) if past is None else (held.shape[1] - 1, token_B[:, None])
 
-    def _last(self, token_BT: Tensor, past: Any, edit: Edit | None, use_cache: bool) -> tuple[Tensor, Any]:
+    def _last(self, token_BT: Tensor, past: Any, edits: Sequence[Edit], use_cache: bool) -> tuple[Tensor, Any]:
         """Logits_BV at the last position, and the cache."""
         self._check_whole()
         # the unembedding of all positions is most of a pass over a short text
         more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
         more |= {} if past is None else {"past_key_values": past}
-        with torch.inference_mode(), self._hooked({edit.hookpoint: edit.change} if edit else {}):
+        with torch.inference_mode(), self._hooked(edits):
             out = self.model(input_ids=token_BT.to(self.device), use_cache=use_cache, **more)
         return out.logits[:, -1], getattr(out, "past_key_values", None)
 
@@ -211,32 +252,13 @@ class LanguageModel:
         if len(self.blocks) < self.n_layers:
             raise ArtifactError(f"logits need all {self.n_layers} layers, but {len(self.blocks)} were loaded; load all")
 
-    def check_hooks(self) -> None:
+    def check_hooks(self, hookpoints: Sequence[str] = ()) -> None:
         """Compare what hooks see with the model's own hidden states. Raises ``ArtifactError`` when they differ.
 
-        The last block is left out: its entry in ``hidden_states`` has been through the final norm.
+        The last block is left out: its entry in ``hidden_states`` has been through the final norm. Of ``hookpoints``, those between
+        attention and MLP (which a norm's name tells) must be the stream before the block and some multiple of what attention adds.
         """
-        n = len(self.blocks)
-        n_tokens = min(16, self.model.config.get_text_config().max_position_embeddings or 16)
-        draw = torch.Generator().manual_seed(0)
-        token_BT = torch.randint(0, self.model.config.get_text_config().vocab_size, (2, n_tokens), generator=draw)
-        mask_BT = torch.ones_like(token_BT, dtype=torch.bool)
-        hookpoints = [f"layers.{i}" for i in range(n)]
-        seen = self.activations(token_BT, mask_BT, hookpoints)
-        with torch.inference_mode():
-            states = self.model.base_model(
-                input_ids=token_BT.to(self.device), use_cache=False, output_hidden_states=True
-            ).hidden_states
-        for layer in range(n - 1):
-            ours, theirs = seen[f"layers.{layer}"].float(), states[layer + 1].float()
-            worst = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else float("inf")
-            scale = theirs.abs().max().item()
-            if not worst <= 1e-2 * scale + 1e-6:
-                raise ArtifactError(
-                    f"{self.name}: the hook at layers.{layer} sees {tuple(ours.shape)} values that differ by up to "
-                    f"{worst:.3g} from hidden_states[{layer + 1}] {tuple(theirs.shape)}, but they must agree; "
-                    "add a file for this model to tasks/families/"
-                )
+        check_hooks(self, hookpoints)
 
     def token_strings(self) -> list[str]:
         """Text of every token id; joined they read as the text."""
@@ -250,11 +272,9 @@ class LanguageModel:
         """
         weight = self.family.unembedding(self.model).float()
         norm = self.family.final_norm(self.model)
-        gain = getattr(norm, "weight", None)
+        gain = gain_of(norm)
         if gain is not None:
-            # Gemma's norms multiply by 1 + weight
-            folded = gain.float() + 1 if "gemma" in type(norm).__name__.lower() else gain.float()
-            weight = weight * folded
+            weight = weight * gain
         return weight, self.token_strings()
 
 

@@ -16,6 +16,11 @@ class Facts(NamedTuple):
     d_model: int
     vocab_size: int | None = None
     context_length: int | None = None
+    d_mlp: int | None = None
+    """Width of an MLP's hidden activations."""
+
+    d_heads: int | None = None
+    """Width of a block's attention heads side by side."""
 
 
 class LMSpec(Spec):

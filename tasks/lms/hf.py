@@ -68,4 +68,8 @@ def facts_of(config: dict[str, Any], name: str) -> Facts:
     n_layers, d_model = first("num_hidden_layers", "n_layer", "n_layers"), first("hidden_size", "n_embd", "d_model")
     if n_layers is None or d_model is None:
         raise SpecError(f"lm = {name!r}, but its config.json names no number of layers or width; use a causal language model")
-    return Facts(name, n_layers, d_model, first("vocab_size"), first("max_position_embeddings", "n_positions", "n_ctx"))
+    n_heads = first("num_attention_heads", "n_head", "num_heads")
+    d_heads = None if n_heads is None else n_heads * (first("head_dim") or d_model // n_heads)
+    d_mlp = first("intermediate_size", "n_inner", "ffn_dim") or (4 * d_model if inner.get("model_type") == "gpt2" else None)
+    length = first("max_position_embeddings", "n_positions", "n_ctx")
+    return Facts(name, n_layers, d_model, first("vocab_size"), length, d_mlp, d_heads)

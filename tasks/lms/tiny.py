@@ -51,7 +51,12 @@ class Tiny(LMSpec):
     seed: int = 0
 
     def facts(self) -> Facts:
-        return Facts("tiny", self.n_layers, self.d_model, self.vocab_size, self.context_tokens)
+        return Facts("tiny", self.n_layers, self.d_model, self.vocab_size, self.context_tokens, self.d_mlp, self.d_model)
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of an MLP's hidden activations."""
+        return int(self.d_model * 8 / 3) // 8 * 8
 
     def provide(self, job: Job) -> Summary:
         from tasks.corpus import sentences
@@ -104,7 +109,7 @@ class Tiny(LMSpec):
         config = transformers.LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=self.d_model,
-            intermediate_size=int(self.d_model * 8 / 3) // 8 * 8,
+            intermediate_size=self.d_mlp,
             num_hidden_layers=self.n_layers,
             num_attention_heads=self.n_heads,
             num_key_value_heads=self.n_heads,

@@ -6,8 +6,9 @@ Shapes: B tokens, D width. Shards stay raw; a norm is fitted on the train split'
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.kinds import decode
 from tasks.lazy import torch
@@ -74,8 +75,17 @@ class Statistics(NamedTuple):
 class Norm(Spec):
     """A kind of normalisation: fitted once, undone exactly."""
 
-    def fit(self, statistics: Statistics) -> dict[str, Tensor]:
-        """The numbers it needs, as float32 tensors by name."""
+    PER_TOKEN: ClassVar[bool] = False
+    """Whether undoing it for a row needs what applying it to that row has given, so that no row can be undone that was not read."""
+
+    READS_ROWS: ClassVar[bool] = False
+    """Whether it is fitted to rows as well, of which it wants ``n_rows`` (None: all), and not to statistics alone."""
+
+    TURNS: ClassVar[bool] = False
+    """Whether a direction of normalised rows points elsewhere than it does in the model."""
+
+    def fit(self, statistics: Statistics, rows: Iterable[Tensor] = ()) -> dict[str, Tensor]:
+        """The numbers it needs, as float32 tensors by name. ``rows``: blocks of rows, for norms that read them."""
         return {}
 
     def apply(self, state: dict[str, Tensor], x_BD: Tensor) -> tuple[Tensor, Any]:
@@ -100,6 +110,14 @@ class FittedNorm:
     def invert(self, y_BD: Tensor, undo: Any) -> Tensor:
         """Rows in the units of the model."""
         return self.norm.invert(self.state, y_BD, undo)
+
+    def pair(self, row_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What an SAE reads of stored rows and what it is to give, both normalised; None where that is the same."""
+        return self.apply(row_BD)[0], None
+
+    def sides(self, row_BD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What an SAE reads of stored rows and what it is to give, as they are; None where that is the same."""
+        return row_BD, None
 
     def to(self, device: Any) -> FittedNorm:
         """Move the numbers; returns self."""

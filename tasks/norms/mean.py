@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.norms.base import Norm, Statistics
@@ -15,7 +16,7 @@ class Mean(Norm):
 
     kind: Literal["mean"] = "mean"
 
-    def fit(self, statistics: Statistics) -> dict[str, Tensor]:
+    def fit(self, statistics: Statistics, rows: Iterable[Tensor] = ()) -> dict[str, Tensor]:
         return {"mean": statistics.mean_D.float()}
 
     def apply(self, state: dict[str, Tensor], x_BD: Tensor) -> tuple[Tensor, Any]:

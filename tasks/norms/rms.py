@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.lazy import torch
@@ -16,7 +17,7 @@ class RMS(Norm):
 
     kind: Literal["rms"] = "rms"
 
-    def fit(self, statistics: Statistics) -> dict[str, Tensor]:
+    def fit(self, statistics: Statistics, rows: Iterable[Tensor] = ()) -> dict[str, Tensor]:
         scale = statistics.rms_deviation or 1.0
         return {"mean": statistics.mean_D.float(), "scale": torch.tensor(scale, dtype=torch.float32)}
 

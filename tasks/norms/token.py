@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tasks.norms.base import Norm
 
@@ -15,6 +15,7 @@ _EPSILON = 1e-6
 class Token(Norm):
     """Each row less its own mean, over its own standard deviation. Its length is lost to the SAE, and given back."""
 
+    PER_TOKEN: ClassVar[bool] = True
     kind: Literal["token"] = "token"
 
     def apply(self, state: dict[str, Tensor], x_BD: Tensor) -> tuple[Tensor, Any]:

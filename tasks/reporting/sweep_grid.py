@@ -28,10 +28,12 @@ class Axis(NamedTuple):
 
 
 def in_order(hookpoints: Sequence[str]) -> list[str]:
-    """Distinct hookpoints by layer number, a block's sites after its residual stream; others last, by name."""
+    """Distinct hookpoints by the layer that they begin with, a block's sites after its residual stream; others last, by name."""
 
     def place(hookpoint: str) -> tuple[int, int, str]:
-        found = re.fullmatch(r"layers\.([0-9]{1,9})(?:\.(.*))?", hookpoint, re.S)
+        if re.match(r"embed\b", hookpoint):
+            return 0, -1, hookpoint
+        found = re.fullmatch(r"layers\.([0-9]{1,9})(?:\b(.*))?", hookpoint, re.S)
         return (0, int(found[1]), found[2] or "") if found else (1, 0, hookpoint)
 
     return sorted(set(hookpoints), key=place)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tasks.lazy import torch
+from tasks.lazy import F, torch
 from tasks.learning.base import fvu
 from tasks.saes.base import SAE, SAESpec
 from tasks.spec import SpecError
@@ -64,6 +64,14 @@ class SparseSAE(SAE):
     def UNIT_ROWS(self) -> bool:
         """Whether decoder rows are held at length 1."""
         return not self.spec.rescale_by_row_norm
+
+    def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
+        """As every SAE's, but with encoder rows of the mean length: latents that are chosen by size fire only if they are as large
+        as others, and do not disturb if they are not."""
+        length = self.W_enc_ND.norm(dim=-1).mean()
+        super().restart(latent_n, direction_nD)
+        with torch.no_grad():
+            self.W_enc_ND[latent_n] = F.normalize(direction_nD, dim=-1) * length
 
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         """The active pairs: the fast form of ``chosen``."""

@@ -81,18 +81,19 @@ def largest_of_batch(x_BD: Tensor, search: Search, n: int) -> tuple[Pairs, Tenso
     """
     bound = search.guess(x_BD, n)
     while True:
-        pairs = search.above(x_BD, bound)
-        score = search.scored(pairs)
-        positive = score > 0
-        pairs, score = pairs.where(positive), score[positive]
-        if len(score) == 0:
-            if bound == 0:
-                return pairs, None
-        else:
-            least = nth_largest(score, n)
-            # what bfloat16 rounds away may have kept a pair out that belongs in
-            room = 0.0 if search.shadow_ND is None else 2**-7 * least
-            if bound == 0 or (len(score) >= n and least - room >= bound):
-                kept = score >= least
-                return pairs.where(kept), least
-        bound = bound / 2 if bound > 1e-3 else 0.0
+        found = search.above(x_BD, bound)
+        rough = found.pre_P.float() if search.shadow_ND is not None else found.pre_P
+        if len(rough) < n and bound > 0:
+            bound = 0.8 * bound if bound > 1e-3 else 0.0
+            continue
+        if len(rough) == 0:
+            return found, None
+        # a pair that belongs in may seem smaller by what bfloat16 rounds away, and one that does not larger
+        least = float(nth_largest(rough, n)) * (1 if search.shadow_ND is None else 1 - 2**-7)
+        if bound <= least:
+            break
+        bound = least
+    found = search.exact(found.where(rough >= least), x_BD)
+    score = search.scored(found)
+    least = nth_largest(score, n)
+    return found.where((score >= least) & (score > 0)), least

@@ -26,6 +26,8 @@ class Gated(SAESpec):
     MAKES: ClassVar[str] = "GatedSAE"
     SPARSITY: ClassVar[str] = "l1_coefficient"
 
+    SPARSITY: ClassVar[str] = "l1_coefficient"
+
     kind: Literal["gated"] = "gated"
 
     l1_coefficient: float = Field(0.1, ge=0)

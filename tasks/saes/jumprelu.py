@@ -41,6 +41,8 @@ class JumpReLU(SAESpec):
     MAKES: ClassVar[str] = "JumpReLUSAE"
     SPARSITY: ClassVar[str] = "sparsity_coefficient"
 
+    SPARSITY: ClassVar[str] = "sparsity_coefficient"
+
     kind: Literal["jumprelu"] = "jumprelu"
 
     penalty: Literal["step", "tanh", "target"] = "step"

@@ -32,6 +32,8 @@ class Standard(SAESpec):
     MAKES: ClassVar[str] = "StandardSAE"
     SPARSITY: ClassVar[str] = "l1_coefficient"
 
+    SPARSITY: ClassVar[str] = "l1_coefficient"
+
     kind: Literal["standard"] = "standard"
 
     l1_coefficient: float = Field(0.1, ge=0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import torch
 from tasks.sparse.products import Pairs, sampled_product
-from tasks.sparse.selection import above_rows, padded, topk_rows
+from tasks.sparse.selection import above_rows, nth_largest, padded, topk_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,27 +77,31 @@ class Search(NamedTuple):
         return self._unscaled(torch.cat(value), found), found
 
     def above(self, x_BD: Tensor, least: float) -> Pairs:
-        """All pairs whose score is above a bound; with bfloat16 weights, but for its rounding."""
+        """All pairs whose score is above a bound. They hold scores, as searched, in place of pre-activations: see ``exact``."""
         parts = []
         for start, score in self.scores(x_BD):
             row, index, value = above_rows(score, least)
             parts.append((row + start, index, value))
         row_P, index_P, value_P = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Pairs.at(row_P, index_P, value_P, len(x_BD))
+
+    def exact(self, found: Pairs, x_BD: Tensor) -> Pairs:
+        """Pairs that ``above`` found, with their pre-activations."""
         if self.shadow_ND is None:
-            return Pairs.at(row_P, index_P, self._unscaled(value_P, index_P), len(x_BD))
-        found = Pairs.at(row_P, index_P, value_P, len(x_BD))
-        return found._replace(pre_P=found.product_of(x_BD, self.W_ND).add_(self.b_N[index_P]))
+            return found._replace(pre_P=self._unscaled(found.pre_P, found.index_P))
+        return found._replace(pre_P=found.product_of(x_BD, self.W_ND).add_(self.b_N[found.index_P]))
 
     def guess(self, x_BD: Tensor, n: int) -> float:
         """A bound, of a sample of the scores, that somewhat more than ``n`` pairs of the batch are above; 0 at least."""
         _, score = next(self.scores(x_BD[:: max(1, len(x_BD) // _SAMPLE_ROWS)][:_CHUNK]))
         # an odd step meets all latents of all these rows
         sample = score.view(-1)[:: max(1, score.numel() // _SAMPLE) | 1].float()
-        share = 1.1 * n * len(sample) / (len(x_BD) * len(self.W_ND))
+        share = 1.2 * n * len(sample) / (len(x_BD) * len(self.W_ND))
         rank = round(share + 3 * share**0.5 + 3)
         if rank >= len(sample):
             return 0.0
-        return max(0.0, sample.topk(rank, sorted=False).values.min().item())
+        least = max(0.0, float(nth_largest(sample, rank)))
+        return least if self.shadow_ND is None else least * (1 - 2**-8)  # bfloat16 has ties, and they belong in
 
     def scored(self, pairs: Pairs) -> Tensor:
         """The score of each pair."""
@@ -134,5 +138,6 @@ def encode_above(
         pairs = Search(W_ND, b_N - threshold).above(x_BD, 0.0)
         pairs = pairs._replace(pre_P=pairs.pre_P + threshold[pairs.index_P])
     else:
-        pairs = Search(W_ND, b_N, scale_N=scale_N).above(x_BD, float(threshold))
+        search = Search(W_ND, b_N, scale_N=scale_N)
+        pairs = search.exact(search.above(x_BD, float(threshold)), x_BD)
     return padded(pairs.row_P(), pairs.index_P, pairs.pre_P, len(x_BD))

@@ -102,37 +102,37 @@ def _hear_the_warning() -> None:
 class Transposed(NamedTuple):
     """Pairs sorted by latent, so that weight gradients are sums over runs: no atomics."""
 
-    row_P: Tensor
-    """Row of each pair."""
-
     order_P: Tensor
     """Where each pair stood before sorting."""
 
     starts_N1: Tensor
     """Run of latent n is starts[n] to starts[n + 1]."""
 
-    def product_of(self, weight_ND: Tensor, x_BD: Tensor) -> Tensor:
-        """weight[latent] . x[row] of each pair, as sorted: twice as fast as by rows, where x fits the cache and weights do not."""
-        return _sampled(weight_ND, x_BD, self.row_P, self.starts_N1)
+    def product_of(self, weight_ND: Tensor, x_BD: Tensor, row_P: Tensor) -> Tensor:
+        """weight[latent] . x[row] of each pair, sorted as ``row_P`` is: twice as fast as by rows, where x fits the cache and
+        weights do not."""
+        return _sampled(weight_ND, x_BD, row_P, self.starts_N1)
 
-    def rows_of(self, x_BD: Tensor, value_P: Tensor, block: int = 1024, sorted_too: bool = False) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of [N, D]: for each latent the sum of value * x over its pairs. ``value_P``: as the pairs stood, or
-        ``sorted_too``."""
-        value_P = value_P if sorted_too else value_P[self.order_P]
+    def rows_of(
+        self, x_BD: Tensor, row_P: Tensor, value_P: Tensor, block: int = 1024, are_sorted: bool = False
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of [N, D]: for each latent the sum of value * x[row] over its pairs. Rows and values are as the pairs stood,
+        unless they ``are_sorted``."""
+        if not are_sorted:
+            row_P, value_P = row_P[self.order_P], value_P[self.order_P]
         n = len(self.starts_N1) - 1
-        edges = [*self.starts_N1[:-1:block].tolist(), len(value_P)]
+        edges = [*self.starts_N1[:-1:block].tolist(), len(row_P)]
         for i, first in enumerate(range(0, n, block)):
             begin, end = edges[i], edges[i + 1]
             last = min(n, first + block)
             bags = self.starts_N1[first:last] - begin
             yield (
                 slice(first, last),
-                F.embedding_bag(self.row_P[begin:end], x_BD, offsets=bags, per_sample_weights=value_P[begin:end], mode="sum"),
+                F.embedding_bag(row_P[begin:end], x_BD, offsets=bags, per_sample_weights=value_P[begin:end], mode="sum"),
             )
 
 
-def transposed(index_P: Tensor, row_P: Tensor, n_latents: int) -> Transposed:
+def transposed(index_P: Tensor, n_latents: int) -> Transposed:
     """Sort pairs by latent, stably."""
     order = index_P.argsort(stable=True)
-    starts = F.pad(torch.bincount(index_P, minlength=n_latents).cumsum(0), (1, 0))
-    return Transposed(row_P[order], order, starts)
+    return Transposed(order, F.pad(torch.bincount(index_P, minlength=n_latents).cumsum(0), (1, 0)))

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FAN = 4
-"""Entries in a group of the top-k, whose groups are grouped again."""
-
-_GROUP = 16
-"""Entries in a group of ``above_rows``."""
+"""Entries in a group."""
 
 _FEW_THREADS = 8
 """Up to so many threads numpy's vectorised partition, on one, is faster than torch's on all."""
@@ -25,13 +22,13 @@ _FEW_THREADS = 8
 def topk_rows(score_BN: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and indices of the k largest of each row, exact, in no particular order.
 
-    The k largest lie in the k groups of largest maximum, which are found in the same way.
+    The k largest lie in the k groups of largest maximum, which are found in the same way, by groups of groups.
     """
     n_rows, n = score_BN.shape
     if n % _FAN or n // _FAN < 2 * k or score_BN.is_cuda:
         return _topk(score_BN, k)
     n_groups = n // _FAN
-    _, group_Bk = topk_rows(score_BN.view(n_rows, _FAN, n_groups).amax(1), k)
+    _, group_Bk = topk_rows(_maxima(score_BN), k)
     index = group_Bk.unsqueeze(1) + torch.arange(0, n, n_groups, device=score_BN.device).view(1, _FAN, 1)
     index = index.view(n_rows, _FAN * k)
     value, place = _topk(score_BN.gather(1, index), k)
@@ -59,21 +56,38 @@ def _topk(score_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def above_rows(score_BN: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Row, index and value of every entry above ``least``, rows ascending: only groups are looked into whose maximum is."""
-    n_rows, n = score_BN.shape
-    if n % _GROUP:
+    n = score_BN.shape[1]
+    if n % _FAN:
         row, index = (score_BN > least).nonzero(as_tuple=True)
         return row, index, score_BN[row, index]
-    n_groups = n // _GROUP
-    hit = (score_BN.view(n_rows, _GROUP, n_groups).amax(1) > least).view(-1).nonzero().squeeze(1)
+    n_groups = n // _FAN
+    hit = _true(_maxima(score_BN) > least)
     row = hit.div(n_groups, rounding_mode="floor")
     # where the group's first entry stands, and the others n_groups apart
     flat = (hit + row * (n - n_groups)).unsqueeze(1) + torch.arange(0, n, n_groups, device=score_BN.device)
     flat = flat.view(-1)
-    value = score_BN.view(-1).take(flat)
+    value = score_BN.view(-1)[flat]
     member = (value > least).nonzero().squeeze(1)
-    flat = flat[member]
-    row = row.repeat_interleave(_GROUP)[member]
+    flat, row = flat[member], row.repeat_interleave(_FAN)[member]
     return row, flat - row * n, value[member]
+
+
+def _maxima(score_BN: Tensor) -> Tensor:
+    """The largest of each group."""
+    if score_BN.dtype != torch.bfloat16 or score_BN.is_cuda:
+        return score_BN.view(len(score_BN), _FAN, -1).amax(1)
+    for _ in range(2):  # a third faster than amax
+        score_BN = torch.maximum(*score_BN.chunk(2, dim=1))
+    return score_BN
+
+
+def _true(mask: Tensor) -> Tensor:
+    """Where a mask is true, flat. Few places are: words of eight are looked through first."""
+    if mask.numel() % 8 or mask.is_cuda:
+        return mask.view(-1).nonzero().squeeze(1)
+    word = mask.view(-1).view(torch.int64).nonzero().squeeze(1)
+    within = mask.view(-1, 8)[word].view(-1).nonzero().squeeze(1)
+    return word[within >> 3] * 8 + (within & 7)
 
 
 def nth_largest(value_P: Tensor, n: int) -> Tensor:

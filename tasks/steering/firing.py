@@ -52,7 +52,7 @@ def fired(subject: Subject, texts: Sequence[str], latents: Sequence[int], contex
     column_N = torch.full((sae.n_latents,), -1, dtype=torch.int64, device=sae.W_dec_ND.device)
     column_N[torch.tensor(list(latents), dtype=torch.int64)] = torch.arange(len(latents), device=column_N.device)
     for batch in batches([contexts[i] for i in spoken], subject.batch_tokens):
-        x_BTD = lm.activations(batch.token_BT, batch.mask_BT, [sae.hookpoint])[sae.hookpoint]
+        x_BTD = sae.read(lm.activations(batch.token_BT, batch.mask_BT, sae.sites.reads))
         rows = sae.encode(x_BTD[batch.keep_BT.to(x_BTD.device)].to(column_N.device))
         value_BL = columns(rows, column_N, len(latents)).cpu().numpy()
         ends = batch.keep_BT.sum(1).cumsum(0).tolist()

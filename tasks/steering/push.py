@@ -3,7 +3,9 @@
 In the SAE's own units, x becomes x + strength x (the latent's largest activation) x (its decoder row). The model's
 activations are the SAE's inputs with the norm undone, so what is added to them is that sum with the norm undone, less
 the input with the norm undone: the decoder row in the model's units, at each token in that token's own scale where a
-norm has one per token. Shapes: B rows, T tokens, D d_in.
+norm has one per token. What is pushed is what the SAE writes: a transcoder's output; of a crosscoder every hookpoint, each by
+its own part of the row, but of those in the residual stream the last alone (``Sites.pushed`` says why).
+Shapes: B rows, T tokens, D width of a hookpoint, O d_out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tasks.lazy import np, torch
 from tasks.lm.contexts import Context
-from tasks.lm.language_model import Edit
+from tasks.lm.hooks import Edit
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -68,29 +70,30 @@ class Steering:
         W_ND = sae.W_dec_ND
         turned = [i for i, row in enumerate(rows) if any(push.amount for push in row.pushes)]
         self._rows = torch.tensor(turned, dtype=torch.int64, device=W_ND.device)
-        self._push_BD = torch.stack([
-            sum((push.amount * W_ND[push.latent].float() for push in rows[i].pushes), W_ND.new_zeros(sae.d_in))
+        push_BO = torch.stack([
+            sum((push.amount * W_ND[push.latent].float() for push in rows[i].pushes), W_ND.new_zeros(sae.d_out))
             for i in turned
-        ]) if turned else W_ND.new_zeros(0, sae.d_in)  # fmt: skip
+        ]) if turned else W_ND.new_zeros(0, sae.d_out)  # fmt: skip
+        self._push_BD = {h: part for h, part in sae.written(push_BO).items() if h in sae.sites.pushed}
         where = np.stack([row.prompt.keep for row in rows])
         if positions == "last":
             where = where & (np.arange(where.shape[1]) == where.shape[1] - 1)
         self._where_BT = torch.from_numpy(where).to(W_ND.device)[self._rows]
 
-    def at(self, first: int) -> Edit | None:
-        """The edit of a pass over positions ``first`` and following; None where nothing is pushed.
+    def at(self, first: int) -> tuple[Edit, ...]:
+        """The edits of a pass over positions ``first`` and following; none where nothing is pushed.
 
         Positions past the prompts are generated tokens, and all pushed.
         """
         if not len(self._rows):
-            return None
-        return Edit(self.sae.hookpoint, lambda x_BTD: self._pushed(x_BTD, first))
+            return ()
+        return tuple(Edit(h, lambda x_BTD, h=h: self._pushed(h, x_BTD, first)) for h in self._push_BD)
 
-    def _pushed(self, x_BTD: Tensor, first: int) -> Tensor:
+    def _pushed(self, hookpoint: str, x_BTD: Tensor, first: int) -> Tensor:
         x = x_BTD[self._rows]
         n, n_tokens, d = x.shape
-        push = self._push_BD[:, None].expand(n, n_tokens, d).reshape(-1, d)
-        norm = self.sae.norm
+        push = self._push_BD[hookpoint][:, None].expand(n, n_tokens, d).reshape(-1, d)
+        norm = self.sae.norm_at(hookpoint)
         with torch.inference_mode():
             y, undo = norm.apply(x.reshape(-1, d))
             more = (norm.invert(y + push, undo) - norm.invert(y, undo)).reshape(x.shape)

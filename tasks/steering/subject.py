@@ -68,7 +68,7 @@ class Subject:
         """Natural logarithms of the probabilities of the token after each row: float32 RV, on the model's device."""
         found: Tensor | None = None
         for members, token_BT, steering in self._batches(rows, positions, 0):
-            log_p = F.log_softmax(self.lm.next_logits(token_BT, steering.at(0)).float(), -1)[: len(members)]
+            log_p = F.log_softmax(self.lm.next_logits(token_BT, *steering.at(0)).float(), -1)[: len(members)]
             if found is None:
                 found = log_p.new_empty(len(rows), log_p.shape[1])
             found[torch.tensor(members, device=log_p.device)] = log_p

@@ -19,7 +19,7 @@ def raw(n: int = 200, d: int = 12) -> torch.Tensor:
 @pytest.fixture(params=kinds("tasks.norms"))
 def fitted(request):
     norm = decode("tasks.norms", {"kind": request.param}, "norm")
-    return FittedNorm(norm, norm.fit(Statistics.of(raw())))
+    return FittedNorm(norm, norm.fit(Statistics.of(raw()), [raw()[:90], raw()[90:]]))
 
 
 def test_inverting_gives_the_rows_back(fitted):
@@ -44,6 +44,69 @@ def test_token_standardises_each_row_by_itself():
     y, _ = FittedNorm(norm, {}).apply(raw())
     torch.testing.assert_close(y.mean(-1), torch.zeros(200), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std(-1, unbiased=False), torch.ones(200), atol=1e-4, rtol=0)
+
+
+def mixed(n: int = 4000, d: int = 12) -> torch.Tensor:
+    """Rows whose dimensions are correlated, one far stronger than the others, one constant, one a copy."""
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(n, d, generator=draw) @ torch.randn(d, d, generator=draw) + 5
+    rows[:, 0] *= 300
+    rows[:, 1], rows[:, 2] = 7, rows[:, 3]
+    return rows
+
+
+def test_whiten_leaves_components_uncorrelated_and_of_variance_one():
+    norm = decode("tasks.norms", {"kind": "whiten", "epsilon": 1e-6}, "norm")
+    fitted = FittedNorm(norm, norm.fit(Statistics.of(mixed()), mixed().split(1000)))
+    y, undo = fitted.apply(mixed())
+    cov = (y.double().T @ y.double()) / len(y)
+    strong = cov[:10, :10]  # two of the twelve have no variance: those stay 0 instead of being blown up
+    torch.testing.assert_close(strong, torch.eye(10, dtype=torch.float64), atol=1e-3, rtol=0)
+    assert cov[10:, 10:].abs().max() < 1e-2
+    torch.testing.assert_close(fitted.invert(y, undo), mixed(), atol=1e-3, rtol=1e-5)  # values go up to 3,000
+    back = fitted.state["turn"].double()
+    torch.testing.assert_close(back.T @ back, torch.eye(12, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_a_norm_that_reads_rows_says_so_where_there_are_none():
+    from tasks.spec import SpecError
+
+    norm = decode("tasks.norms", {"kind": "whiten"}, "norm")
+    with pytest.raises(SpecError, match="norm = 'whiten', but there are 0 rows"):
+        norm.fit(Statistics.of(raw()))
+
+
+def test_decoder_rows_under_a_norm_that_turns_go_to_the_stream_in_the_units_of_the_model():
+    from types import SimpleNamespace
+
+    from tasks.lm.lens import to_stream
+    from tasks.saes.topk import TopK
+    from tasks.trained import TrainedSAE
+
+    norm = decode("tasks.norms", {"kind": "whiten"}, "norm")
+    fitted = FittedNorm(norm, norm.fit(Statistics.of(raw()), [raw()]))
+    sae = TrainedSAE(TopK(k=2, n_latents=24).build(12), fitted, "layers.0")
+    x = raw()[:5]
+    one, more = (fitted.invert(fitted.apply(x)[0] + push, None) for push in (0, sae.W_dec_ND[7]))
+    rows = to_stream(SimpleNamespace(output_weight=lambda hookpoint: None), sae)(sae.W_dec_ND)
+    torch.testing.assert_close(rows[7].expand(5, -1), more - one, atol=1e-4, rtol=1e-4)
+    assert torch.cosine_similarity(rows[7], sae.W_dec_ND[7], dim=0) < 0.9
+
+
+@pytest.mark.parametrize("n_rows, n_chunks", [(None, 6), (2048, 2), (1, 1), (10**9, 6)])
+def test_rows_for_a_norm_are_spread_over_all_shards(tmp_path, n_rows, n_chunks, monkeypatch):
+    from artifacts.activations import Activations
+    from artifacts.store import Store
+    from tasks.norms.whiten import Whiten
+    from tests.captured import inputs
+    from tests.making import make
+
+    read, chunk = [], Activations.chunk
+    monkeypatch.setattr(Activations, "chunk", lambda self, i, out=None: (read.append((self.path, i)), chunk(self, i, out))[1])
+    opened = make(inputs(Whiten(n_rows=n_rows))["norm"], Store.at(tmp_path))
+    assert len(set(read)) == len(read) == n_chunks
+    assert n_chunks < 2 or len({path for path, _ in read}) == 2
+    assert FittedNorm.open(opened.path).state["turn"].shape == (16, 16)
 
 
 @settings(max_examples=40, deadline=None)

@@ -267,7 +267,7 @@ def test_values_that_overflow_stop_the_capture(world, monkeypatch, tmp_path):
     def overflowing(self, token_BT, mask_BT, hookpoints):
         return {h: x * float("inf") for h, x in whole(self, token_BT, mask_BT, hookpoints).items()}
 
-    monkeypatch.setattr(LanguageModel, "check_hooks", lambda self: None)
+    monkeypatch.setattr(LanguageModel, "check_hooks", lambda self, hookpoints: None)
     monkeypatch.setattr(LanguageModel, "activations", overflowing)
     with pytest.raises(
         SpecError, match=r"capture.dtype = 'float32', but layers.1 has values in it that are not finite"

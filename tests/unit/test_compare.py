@@ -87,7 +87,10 @@ def test_equal_points_stand_together_and_what_was_not_measured_stands_nowhere():
 
 
 def test_hookpoints_stand_by_layer_and_a_site_after_its_block():
-    wanted = ["layers.0", "layers.2", "layers.2.attn", "layers.2.mlp", "layers.10", "embed"]
+    wanted = [
+        "embed", "layers.0", "layers.2", "layers.2+layers.3", "layers.2.attn", "layers.2.mlp", "layers.2.mlp_in:layers.2.mlp",
+        "layers.10", "elsewhere",
+    ]  # fmt: skip
     assert in_order([*reversed(wanted), "layers.2"]) == wanted
 
 

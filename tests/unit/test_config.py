@@ -31,6 +31,16 @@ ROOT = Path(__file__).parents[2]
         (["sae.k=5000"], "sae.k = 5000, but there are 1536 latents .16 x d_in 96.; use a smaller k"),
         (["capture.hookpoints=[layers.7]"], "capture.hookpoints = 'layers.7', but tiny has layers 0 to 2; use 'layers.2'"),
         (["capture.hookpoints=[blocks.1]"], "capture.hookpoints = 'blocks.1', but a hookpoint is layers.N"),
+        (["capture.hookpoints=[layers.1.mpl]"], "capture.hookpoints = 'layers.1.mpl', but a hookpoint is layers.N, layers.N.<one of z,"),
+        (["capture.hookpoints=[layers.0:layers.1:layers.2]"], "but an SAE has one side to read and one to write"),
+        (["capture.hookpoints=[layers.0+layers.7]"], "capture.hookpoints = 'layers.7', but tiny has layers 0 to 2"),
+        (["capture.hookpoints=[layers.0+layers.1.resid_pre]"], "names a hookpoint twice on one side"),
+        (["capture.hookpoints=[layers.1.mlp_in:layers.1.mlp]"], "sae.subtract_b_dec = true, but at layers.1.mlp_in:layers.1.mlp .*sae=transcoder"),
+        (
+            ["capture.hookpoints=[layers.1.mlp_in:layers.1.mlp]", "sae=transcoder", "norm=token"],
+            "norm = 'token', but it takes out of each row what only that row tells, and layers.1.mlp is written without being read",
+        ),
+        (["capture.hookpoints=[layers.0+layers.1]", "sae.k=5000"], "sae.k = 5000, but there are 3072 latents .16 x d_in 192."),
         (["capture.hookpoints=[]"], "capture.hookpoints = .., but an SAE needs one"),
         (["capture.hookpoints=[layers.1,layers.1]"], "names one twice"),
         (["capture.context_tokens=512"], "capture.context_tokens = 512, but tiny reads at most 128; use 128"),
@@ -167,8 +177,8 @@ def test_every_setting_of_a_section_can_be_seen_and_typed(section):
         "score": ScoreSpec, "report": ReportSpec, "runtime": Runtime, "backend": Place,
     }[section]  # fmt: skip
     groups = {"sae", "explainer", "client", "scorer"}
-    by_recipe = {"hookpoint", "split", "shard"}
-    assert set(composed([])[section]) - {"hookpoints"} == set(cls.model_fields) - groups - by_recipe
+    by_recipe = {"hookpoint", "split", "shard", "sites"}
+    assert set(composed([])[section]) - {"hookpoints", "init_from"} == set(cls.model_fields) - groups - by_recipe
 
 
 def test_the_whole_configuration_is_plain_data():

@@ -18,6 +18,7 @@ from tasks.corpora.parquet import Parquet
 from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import EvaluateSpec, contexts, evaluate, spread
 from tasks.lm.language_model import LanguageModel
+from tasks.lm.sites import Sites
 from tasks.lms.hf import HF
 from tasks.metrics import DEFINITIONS
 from tasks.provide import ProvideSpec, provide
@@ -40,11 +41,12 @@ class Fake:
     """An SAE that reconstructs as it is told, and fires latent 0 always, latent 1 on even rows."""
 
     hookpoint = "layers.1"
+    sites = Sites.parse("layers.1")
 
     def __init__(self, change):
         self.change, self.W_dec_ND = change, torch.zeros(4, 32)
         self.sae = self
-        self.norm = SimpleNamespace(apply=lambda x: (x, x), invert=lambda _, x: change(x))
+        self.norm = SimpleNamespace(sides=lambda x: (x, None), apply=lambda x: (x, x), invert=lambda _, x: change(x))
 
     def to(self, _device):
         return self
@@ -60,6 +62,12 @@ class Fake:
 
     def reconstruct(self, x_BD):
         return self.change(x_BD)
+
+    def read(self, found):
+        return found["layers.1"]
+
+    def written(self, rows):
+        return {"layers.1": rows}
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +160,12 @@ def test_clean_loss_is_the_models_own_over_text_tokens(measure, world):
 def test_bos_and_padding_are_never_edited(measure, monkeypatch):
     seen, whole = [], LanguageModel.logits
 
-    def spy(self, token_BT, mask_BT, edit=None):
-        if edit is not None:
+    def spy(self, token_BT, mask_BT, *edits):
+        for edit in edits:
             x = torch.ones(*token_BT.shape, 32)
-            seen.append(((edit.change(x) != x).any(-1), token_BT, mask_BT))
-        return whole(self, token_BT, mask_BT, edit)
+            if (changed := edit.change(x)) is not None:
+                seen.append(((changed != x).any(-1), token_BT, mask_BT))
+        return whole(self, token_BT, mask_BT, *edits)
 
     monkeypatch.setattr(LanguageModel, "logits", spy)
     measure(torch.zeros_like, ce_contexts=9)
@@ -234,12 +243,13 @@ def test_contexts_and_chunks_are_taken_at_even_distances(tmp_path):
     assert len(spread(chunks, 10**9)) == 10
 
 
-def test_shards_without_rows_are_told(world, tmp_path):
+def test_shards_without_rows_are_told(world, tmp_path, monkeypatch):
     from tasks.progress import Progress
     from tasks.stage import Job
 
     ActivationWriter(tmp_path / "activations.zarr", 2).close()
     empty = SimpleNamespace(path=tmp_path, artifact="capture/0123456789ab")
-    job = Job(None, EvaluateSpec(), {"shards": [empty]}, None, INLINE, Progress(), None)
+    monkeypatch.setattr(tasks.trained.TrainedSAE, "open", lambda *_, **__: Fake(lambda x: x))
+    job = Job(None, EvaluateSpec(), {"sae": None, "shards": (empty,)}, None, INLINE, Progress(), None)
     with pytest.raises(SpecError, match="evaluate has 1 shards without a row"):
         evaluate.run(job)

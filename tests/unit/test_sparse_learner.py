@@ -194,16 +194,18 @@ def test_revived_latents_point_where_they_are_told_and_begin_afresh():
     which, towards = torch.tensor([3, 40]), rows(2, seed=7)
     learner.revive(which, towards)
     unit = torch.nn.functional.normalize(towards, dim=-1)
-    assert torch.equal(sae.W_enc_ND[which], unit) and torch.equal(sae.W_dec_ND[which], unit)
+    for rows_nD in (sae.W_enc_ND[which], sae.W_dec_ND[which]):
+        torch.testing.assert_close(torch.nn.functional.normalize(rows_nD, dim=-1), unit)
     assert not sae.b_enc_N[which].any() and not learner.silent_N[which].any()
-    assert torch.equal(learner._shadow[which], unit.bfloat16())
+    assert torch.equal(learner._shadow, sae.W_enc_ND.bfloat16())
     state = learner.state()
     assert not any(state[f"{m}.{w}"][which].any() for m in ("first", "second") for w in ("W_enc_ND", "W_dec_ND", "b_enc_N"))
     assert state["first.W_enc_ND"].any()
     wide = TopK(**SMALL, subtract_b_dec=False).build(D, d_out=8)
     before = wide.W_dec_ND.clone()
     SparseLearner(wide).revive(which, towards)
-    assert torch.equal(wide.W_enc_ND[which], unit) and torch.equal(wide.W_dec_ND, before), "directions of the input fit the encoder only"
+    torch.testing.assert_close(torch.nn.functional.normalize(wide.W_enc_ND[which], dim=-1), unit)
+    assert torch.equal(wide.W_dec_ND, before), "directions of the input fit the encoder only"
 
 
 def test_free_rows_are_chosen_by_pre_activation_times_length_in_every_encoder():

@@ -62,7 +62,7 @@ def test_what_is_added_is_the_decoder_row_in_the_models_own_units(norm):
     sae = TrainedSAE(TopK(k=2, n_latents=16, expansion_factor=None).build(8), fitted, "layers.0")
     prompt = subjects.world().prompts(["the of a and"])[0]
     assert len(prompt.token_id) == 5
-    edit = Steering(sae, [Row(prompt), Row(prompt, (Push(3, 0.5, 4.0), Push(7, -1.0)))]).at(0)
+    (edit,) = Steering(sae, [Row(prompt), Row(prompt, (Push(3, 0.5, 4.0), Push(7, -1.0)))]).at(0)
     more = edit.change(x) - x
     scale = {"rms": fitted.state.get("scale"), "token": x[1, 1:].std(-1, keepdim=True, unbiased=False)}.get(norm, 1.0)
     by_hand = (2 * sae.W_dec_ND[3] - sae.W_dec_ND[7]) * scale
@@ -126,11 +126,11 @@ def test_only_the_last_token_and_what_follows_are_pushed_if_so_asked(small):
     subject = small[0]
     (prompt,) = subject.prompts(["The old man saw a red apple"])
     x = torch.randn(1, len(prompt.token_id), subject.lm.d_model)
-    edit = Steering(subject.sae, [Row(prompt, (Push(0, 5.0),))], "last")
-    changed = (edit.at(0).change(x) != x).any(-1)[0].tolist()
+    steering = Steering(subject.sae, [Row(prompt, (Push(0, 5.0),))], "last")
+    changed = (steering.at(0)[0].change(x) != x).any(-1)[0].tolist()
     assert changed == [False] * (len(prompt.token_id) - 1) + [True]
     later = torch.randn(1, 1, subject.lm.d_model)
-    assert (edit.at(len(prompt.token_id) + 3).change(later) != later).any()
+    assert (steering.at(len(prompt.token_id) + 3)[0].change(later) != later).any()
     both = [Row(prompt, (Push(0, 5.0),))]
     assert not torch.equal(subject.next_log_probs(both, "last"), subject.next_log_probs(both, "all"))
 

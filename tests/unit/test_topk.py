@@ -50,11 +50,11 @@ def test_sparse_products_are_the_dense_ones():
     torch.testing.assert_close(weighted_rows(index, W, value), dense @ W)
     torch.testing.assert_close(sampled_product(x, W, index), (x @ W.T).gather(1, index))
     row = torch.arange(20).repeat_interleave(5)
-    found = transposed(index.reshape(-1), row, 50)
-    torch.testing.assert_close(found.product_of(W, x), (x @ W.T)[row, index.reshape(-1)][found.order_P])
+    found = transposed(index.reshape(-1), 50)
+    torch.testing.assert_close(found.product_of(W, x, row[found.order_P]), (x @ W.T)[row, index.reshape(-1)][found.order_P])
     for block in (7, 50, 64):
         grad = torch.zeros(50, 8)
-        for where, part in found.rows_of(x, value.reshape(-1), block):
+        for where, part in found.rows_of(x, row, value.reshape(-1), block):
             grad[where] = part
         torch.testing.assert_close(grad, dense.T @ x)
 

@@ -1,0 +1,273 @@
+"""SAINT in a notebook: an SAE of a store, with its language model and what is said of its latents, in three lines.
+
+    from flows.api import open_sae
+    sae = open_sae("train/3f2a")                        # an SAE that was trained here, or imported (adopt/...)
+    sae.inspect("Once upon a time")                     # a page in a notebook; tables and tensors underneath
+
+The language model is opened when it is first needed, the store's labels and scores when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from artifacts.keys import Artifact
+from artifacts.manifest import Manifest
+from artifacts.store import Store
+from flows.belongings import Said, lm_of, sae_named, said_of
+from flows.inspected import Inspected
+from flows.places import S3Place
+from tasks.lazy import np, torch
+from tasks.spec import Runtime, SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from pyarrow import Table
+    from torch import Tensor
+
+    from tasks.lm.lens import Pushed
+    from tasks.steering.push import Positions
+    from tasks.steering.subject import Subject
+    from tasks.trained import TrainedSAE
+
+STORE = "SAINT_STORE"
+"""Environment variable that names the store where nothing else does."""
+
+
+def open_sae(
+    name: str,
+    store: str | Path | Store | None = None,
+    *,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    explain: str | None = None,
+) -> OpenSAE:
+    """An SAE of a store, by name: ``train/3f2a``, ``adopt/90c1``, or as many characters of its key as tell it apart.
+
+    ``store`` is a folder, ``s3://bucket/prefix`` or a store; without it ``$SAINT_STORE``, then ``saint-store`` here, as for
+    the command line. ``device`` and ``dtype`` are the language model's. ``explain`` names explanations, where not each
+    latent's newest are wanted. Raises ``SpecError``.
+    """
+    opened = store if isinstance(store, Store) else store_at(store)
+    runtime = Runtime(mode="inline", device=device)
+    return OpenSAE(opened, sae_named(opened, name), runtime, dtype, explain)
+
+
+def store_at(place: str | Path | None = None) -> Store:
+    """The store in a folder or bucket; see ``open_sae``. Raises ``SpecError`` where there is none."""
+    where = str(place or os.environ.get(STORE) or "saint-store")
+    if where.startswith("s3://"):
+        bucket, _, prefix = where.removeprefix("s3://").partition("/")
+        return S3Place(bucket=bucket, prefix=prefix).store()
+    if not Path(where).expanduser().is_dir():
+        raise SpecError(f"store = {where!r}, but there is no such folder; saint run makes a store, {STORE} or store= names another")
+    return Store.at(where)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The latents of one text. Shapes: T tokens, special ones among them; K active latents of a token; N n_latents."""
+
+    text: str
+    tokens: tuple[str, ...]
+    token_id_T: np.ndarray
+    keep_T: np.ndarray
+    """bool; False for BOS and other special tokens, whose latents are all 0."""
+
+    index_TK: Tensor
+    """int64, strongest first; where the value is 0 there is no latent."""
+
+    value_TK: Tensor
+    """float32, in units of the normalised input."""
+
+    n_latents: int
+
+    def dense(self) -> Tensor:
+        """The same as value_TN."""
+        found = self.value_TK.new_zeros(len(self.tokens), self.n_latents)
+        return found.scatter_reduce_(1, self.index_TK, self.value_TK, "amax")
+
+
+class OpenSAE:
+    """An SAE of a store, open for looking at and steering with. May be used by several threads."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, runtime: Runtime, dtype: str = "float32", explain: str | None = None
+    ) -> None:
+        self.store, self.manifest, self.runtime, self.dtype, self.explain = store, manifest, runtime, dtype, explain
+        self._opening = RLock()
+
+    def __repr__(self) -> str:
+        return f"<SAE {self.artifact} at {self.hookpoint}: {self.n_latents:,} latents>"
+
+    @property
+    def artifact(self) -> Artifact:
+        return self.manifest.artifact
+
+    @property
+    def hookpoint(self) -> str:
+        return self.manifest.summary["hookpoint"]
+
+    @property
+    def n_latents(self) -> int:
+        return int(self.manifest.summary["n_latents"])
+
+    @cached_property
+    def lm(self) -> Manifest:
+        """The artifact of its language model. Raises ``SpecError`` where that is gone."""
+        found = self.store.find(lm_of(self.store, self.manifest))
+        assert found is not None, "lm_of has seen it"
+        return found
+
+    @property
+    def subject(self) -> Subject:
+        """The SAE and its language model, opened now if they are not yet."""
+        with self._opening:
+            return self._subject
+
+    @cached_property
+    def _subject(self) -> Subject:
+        from tasks.steering.subject import Subject
+
+        return Subject.open(self.store.open(self.lm.artifact), self.store.open(self.artifact), self.runtime, self.dtype)
+
+    @property
+    def trained(self) -> TrainedSAE:
+        """The SAE by itself, with its norm: tensors by name in ``trained.sae.weights()``. Opens no language model."""
+        with self._opening:
+            return self._subject.sae if "_subject" in self.__dict__ else self._trained
+
+    @cached_property
+    def _trained(self) -> TrainedSAE:
+        from tasks.lm.loading import device_of
+        from tasks.trained import TrainedSAE
+
+        return TrainedSAE.open(self.store.open(self.artifact)).to(device_of(self.runtime))
+
+    @property
+    def said(self) -> Said:
+        """What the store has on the latents: labels, scores, largest activations, densities."""
+        with self._opening:
+            return self._said
+
+    @cached_property
+    def _said(self) -> Said:
+        return said_of(self.store, self.manifest, self.explain)
+
+    @property
+    def explanations(self) -> Table:
+        """One row per latent: label, status, a column for each scorer, largest activation, density. ``.to_pandas()`` where wanted."""
+        return self.said.table
+
+    @overload
+    def encode(self, texts: str) -> Encoded: ...
+    @overload
+    def encode(self, texts: Sequence[str]) -> list[Encoded]: ...
+    def encode(self, texts: str | Sequence[str]) -> Encoded | list[Encoded]:
+        """Tokens and latents of a text, or of each of several. Raises ``SpecError`` for one of no token, or too long a one."""
+        from tasks.inspection.looking import contexts_of, latents_of
+
+        several = [texts] if isinstance(texts, str) else list(texts)
+        subject = self.subject
+        contexts = contexts_of(subject, several, "text")
+        words = subject.lm.token_strings()
+        found = [
+            Encoded(text, tuple(words[i] for i in one.token_id), one.token_id, one.keep, *latents, self.n_latents)
+            for text, one, latents in zip(several, contexts, latents_of(subject, contexts), strict=True)
+        ]
+        return found[0] if isinstance(texts, str) else found
+
+    def inspect(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        latents: Iterable[int] = (),
+        by: str = "sum",
+        top: int = 10,
+        attribute: bool | str = False,
+        n_next: int = 5,
+        n_pushed: int = 8,
+    ) -> Inspected:
+        """What the SAE makes of a prompt, or of several. See ``tasks.inspection``.
+
+        ``latents`` are looked at whether active or not; ``by`` ranks the others (sum, max, n_tokens, attribution), and of the
+        first ``top`` it is told which tokens their decoder rows push. ``attribute``: also what each latent does for the
+        next token, the likeliest (True) or a given one.
+        """
+        from tasks.inspection.looking import inspect
+        from tasks.inspection.plain import plain
+        from tasks.lm.lens import Lens
+        from tasks.steering.push import check_latents
+
+        subject, wanted = self.subject, list(latents)
+        check_latents(subject.sae, wanted)
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        found = inspect(subject, several, attribute=attribute, n_next=n_next)
+        known = self.said.known([*wanted, *(one.latent for one in found.latents())])
+        body = plain(found, known, wanted=wanted, by=by, top=top, lens=(Lens(subject.lm), subject.sae), n_pushed=n_pushed)
+        about = {
+            "sae": f"{self.artifact.stage}/{self.artifact.key}",
+            "kind": subject.sae.sae.spec.payload().get("kind"),
+            "lm": f"{self.lm.artifact.stage}/{self.lm.artifact.key}",
+            "model": subject.lm.name,
+            "explanations": list(self.said.explain),
+            "scorers": list(self.said.scorers),
+        }
+        return Inspected(found, {**about, **body})
+
+    def promoted(self, latents: Sequence[int], n: int = 10) -> list[tuple[tuple[Pushed, ...], tuple[Pushed, ...]]]:
+        """For each latent the tokens that its decoder row pushes up most, and down, with their logits."""
+        from tasks.lm.lens import Lens
+        from tasks.steering.push import check_latents
+
+        check_latents(self.subject.sae, latents)
+        return Lens(self.subject.lm).told(self.subject.sae.W_dec_ND[list(latents)], n)
+
+    @overload
+    def steer(self, turned: Mapping[int, float], prompts: str, n_tokens: int = 40, **options: Any) -> str: ...
+    @overload
+    def steer(self, turned: Mapping[int, float], prompts: Sequence[str], n_tokens: int = 40, **options: Any) -> list[str]: ...
+    def steer(
+        self,
+        turned: Mapping[int, float],
+        prompts: str | Sequence[str],
+        n_tokens: int = 40,
+        *,
+        unit: Literal["activation", "largest"] = "activation",
+        temperature: float = 1.0,
+        seed: int = 0,
+        positions: Positions = "all",
+    ) -> str | list[str]:
+        """The text that follows a prompt, or each of several, with some latents turned: ``{17: 4.0}`` adds 4 to latent 17.
+
+        ``unit`` ``activation`` counts in the latents' own activations, as ``inspect`` shows them; ``largest`` in multiples of
+        the largest one that mining saw. Without latents, ``{}``, it is what the model itself says with the same draws.
+        Raises ``SpecError`` for a latent there is none of, or whose largest activation nobody knows.
+        """
+        from tasks.inspection.looking import contexts_of
+        from tasks.steering.push import Push, Row
+
+        subject = self.subject
+        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        largest = {latent: 1.0 for latent in turned} if unit == "activation" else self._largest(turned)
+        pushes = tuple(Push(latent, strength, largest[latent]) for latent, strength in turned.items())
+        rows = [Row(context, pushes) for context in contexts_of(subject, several)]
+        found = subject.continuations(rows, n_tokens, temperature=temperature, seed=seed, positions=positions)
+        return found[0] if isinstance(prompts, str) else found
+
+    def _largest(self, latents: Iterable[int]) -> dict[int, float]:
+        from tasks.steering.push import check_latents
+
+        check_latents(self.trained, wanted := list(latents))
+        found = {latent: one.largest for latent, one in self.said.known(wanted).items()}
+        for latent, largest in found.items():
+            if not largest:
+                why = "it was silent there" if largest == 0 else f"this store has no windows of {self.artifact}"
+                raise SpecError(f"latent = {latent}, but its largest activation is not known: {why}; use unit='activation'")
+        return {latent: float(largest or 0) for latent, largest in found.items()}
