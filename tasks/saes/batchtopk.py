@@ -58,7 +58,7 @@ class BatchTopKSAE(SparseSAE):
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         from tasks.learning.sparse import Nest
 
-        pairs, least = largest_of_batch(inner_BD, search, self._kept(len(inner_BD), k))
+        pairs, least = largest_of_batch(inner_BD, search, self._kept(search.rows.total(len(inner_BD)), k))
         return Nest([pairs], [1.0], least=least)
 
     def chosen(self, score_BN: Tensor, k: float) -> list[tuple[float, Tensor]]:
@@ -83,17 +83,19 @@ def largest_of_batch(x_BD: Tensor, search: Search, n: int) -> tuple[Pairs, Tenso
     while True:
         found = search.above(x_BD, bound)
         rough = found.pre_P.float() if search.shadow_ND is not None else found.pre_P
-        if len(rough) < n and bound > 0:
+        everywhere = search.peers.all_of(rough)
+        n_found = search.peers.total(len(rough))
+        if n_found < n and bound > 0:
             bound = 0.8 * bound if bound > 1e-3 else 0.0
             continue
-        if len(rough) == 0:
+        if n_found == 0:
             return found, None
         # a pair that belongs in may seem smaller by what bfloat16 rounds away, and one that does not larger
-        least = float(nth_largest(rough, n)) * (1 if search.shadow_ND is None else 1 - 2**-7)
-        if bound <= least:
+        enough = float(nth_largest(everywhere, min(n, n_found))) * (1 if search.shadow_ND is None else 1 - 2**-7)
+        if bound <= enough:
             break
-        bound = least
-    found = search.exact(found.where(rough >= least), x_BD)
+        bound = enough
+    found = search.exact(found.where(rough >= enough), x_BD)
     score = search.scored(found)
-    least = nth_largest(score, n)
+    least = nth_largest(search.peers.all_of(score), min(n, search.peers.total(len(score))))
     return found.where((score >= least) & (score > 0)), least

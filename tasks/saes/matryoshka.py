@@ -50,8 +50,8 @@ class MatryoshkaSAE(BatchTopKSAE):
 
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         nest = super().nest(inner_BD, search, k)
-        pairs, ends = nest.groups[0], self.spec.widths(self.n_latents)
-        part_P = torch.bucketize(pairs.index_P, torch.tensor(ends, device=pairs.index_P.device), right=True)
+        pairs, ends = nest.groups[0], self.spec.widths(search.of or self.n_latents)
+        part_P = torch.bucketize(pairs.index_P + search.first, torch.tensor(ends, device=pairs.index_P.device), right=True)
         groups = [pairs.where(part_P == part) for part in range(len(ends))]
         return nest._replace(groups=groups, weights=[1.0] * len(ends), main=self.main())
 

@@ -76,15 +76,26 @@ class TopKSAE(SparseSAE):
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         from tasks.learning.sparse import Nest
 
-        k = self._whole(k)
-        if not self.spec.multi_topk:
-            pre, index = self._search(inner_BD, search, k)
+        k, peers = self._whole(k, search.of), search.latents
+        if self.spec.groupmax:
+            if k % peers.size:
+                raise SpecError(
+                    f"sae.k = {k}, but {peers.size} processes cannot share that many groups of latents; use runtime.shard=batch"
+                )
+            pre, index = search.groupmax(inner_BD, k // peers.size)
             return Nest([Pairs.of(index, pre)], [1.0])
-        pre, index = search.topk(inner_BD, _MULTI * k)
+        wide = _MULTI * k if self.spec.multi_topk else k
+        pre, index = search.topk(inner_BD, min(wide, len(search.W_ND)))
         pairs = Pairs.of(index, pre)
-        place = search.scored(pairs).view(pre.shape).argsort(dim=1, descending=True)
-        pre, index = pre.gather(1, place), index.gather(1, place)
-        return Nest([Pairs.of(index[:, :k], pre[:, :k]), Pairs.of(index[:, k:], pre[:, k:])], [1.0, _MULTI_WEIGHT])
+        if wide == k and peers.size == 1:
+            return Nest([pairs], [1.0])
+        score = search.scored(pairs).view(pre.shape)
+        groups, chosen = [], torch.zeros_like(score, dtype=torch.bool)
+        for most in (k, wide) if wide > k else (k,):
+            among = score >= (peers.kth_of_rows(score, most) if most < wide or peers.size > 1 else -torch.inf)
+            groups.append(pairs.where((among & ~chosen).view(-1)))
+            chosen = among
+        return Nest(groups, [1.0, _MULTI_WEIGHT][: len(groups)])
 
     def chosen(self, score_BN: Tensor, k: float) -> list[tuple[float, Tensor]]:
         k = self._whole(k)
@@ -98,10 +109,10 @@ class TopKSAE(SparseSAE):
         more_BN = none_BN.scatter(1, score_BN.topk(_MULTI * k, dim=-1).indices, 1.0)
         return [(1.0, first_BN), (_MULTI_WEIGHT, more_BN - first_BN)]
 
-    def _whole(self, k: float) -> int:
+    def _whole(self, k: float, n_latents: int | None = None) -> int:
         k = max(1, round(k))
         if self.spec.groupmax and k != self.spec.k:
             raise SpecError(
                 f"sae.k = {self.spec.k}, but k is to be annealed, and sae.groupmax has as many groups as k; turn one of them off"
             )
-        return min(k, self.n_latents // (_MULTI if self.spec.multi_topk else 1))
+        return min(k, (n_latents or self.n_latents) // (_MULTI if self.spec.multi_topk else 1))

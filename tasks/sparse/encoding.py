@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from tasks.lazy import torch
+from tasks.sparse.peers import ALONE, Peers
 from tasks.sparse.products import Pairs, sampled_product
 from tasks.sparse.selection import above_rows, nth_largest, padded, topk_rows
 
@@ -36,6 +37,23 @@ class Search(NamedTuple):
     scale_N: Tensor | None = None
     """Latents are chosen by pre-activation times this; None: by the pre-activation."""
 
+    first: int = 0
+    """Where the encoder's latents begin in those of the SAE, of which other processes may have the others."""
+
+    of: int | None = None
+    """How many latents the SAE has; None: those of the encoder."""
+
+    rows: Peers = ALONE
+    """Processes with the other rows of the batch."""
+
+    latents: Peers = ALONE
+    """Processes with the other latents."""
+
+    @property
+    def peers(self) -> Peers:
+        """Processes with other pairs of the batch, by row or by latent."""
+        return self.rows if self.rows.size > 1 else self.latents
+
     def scores(self, x_BD: Tensor) -> Iterator[tuple[int, Tensor]]:
         """First row and scores of each chunk, in a buffer that the next one overwrites."""
         weight_ND = self.W_ND if self.shadow_ND is None else self.shadow_ND
@@ -51,6 +69,8 @@ class Search(NamedTuple):
     def topk(self, x_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Pre-activations (float32) and indices [B, k] of the k latents of largest score of each token."""
         n = len(self.W_ND)
+        if k == 0:
+            return x_BD.new_zeros(len(x_BD), 0), torch.zeros(len(x_BD), 0, dtype=torch.int64, device=x_BD.device)
         wide = k if self.shadow_ND is None else min(n, k + max(4, k // 4))
         index = torch.empty(len(x_BD), wide, dtype=torch.int64, device=x_BD.device)
         value = x_BD.new_empty(len(x_BD), wide)
@@ -92,7 +112,11 @@ class Search(NamedTuple):
         return found._replace(pre_P=found.product_of(x_BD, self.W_ND).add_(self.b_N[found.index_P]))
 
     def guess(self, x_BD: Tensor, n: int) -> float:
-        """A bound, of a sample of the scores, that somewhat more than ``n`` pairs of the batch are above; 0 at least."""
+        """A bound, of a sample of the scores, that somewhat more than ``n`` pairs of the batch are above; 0 at least. Of several
+        processes, each with a share of the ``n``, the lowest."""
+        return self.peers.least(self._guess(x_BD, n / self.peers.size))
+
+    def _guess(self, x_BD: Tensor, n: float) -> float:
         _, score = next(self.scores(x_BD[:: max(1, len(x_BD) // _SAMPLE_ROWS)][:_CHUNK]))
         # an odd step meets all latents of all these rows
         sample = score.view(-1)[:: max(1, score.numel() // _SAMPLE) | 1].float()

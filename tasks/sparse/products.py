@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
     def of(index_BK: Tensor, pre_BK: Tensor) -> Pairs:
         """As many pairs of each token."""
         n_rows, k = index_BK.shape
-        starts = torch.arange(0, (n_rows + 1) * k, k, device=index_BK.device) if k else torch.zeros(n_rows + 1).long()
+        starts = torch.arange(n_rows + 1, device=index_BK.device) * k
         return Pairs(starts, index_BK.reshape(-1), pre_BK.reshape(-1))
 
     @staticmethod
@@ -72,7 +72,7 @@ def weighted_rows(index_BK: Tensor, weight_ND: Tensor, value_BK: Tensor) -> Tens
 def sampled_product(x_BD: Tensor, weight_ND: Tensor, index_BK: Tensor) -> Tensor:
     """x[b] . weight[index[b, k]] for the wanted pairs only: [B, K]."""
     n_rows, k = index_BK.shape
-    starts = torch.arange(0, (n_rows + 1) * k, k, device=index_BK.device)
+    starts = torch.arange(n_rows + 1, device=index_BK.device) * k
     return _sampled(x_BD, weight_ND, index_BK.reshape(-1), starts).view(n_rows, k)
 
 
