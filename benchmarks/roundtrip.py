@@ -4,7 +4,7 @@
 
 Each peer works in an environment of its own (``benchmarks/environments.py``; ``--where`` is its folder of environments). It
 writes SAEs of every architecture that it has, with perturbed weights; we read them. We write SAEs of every kind that its format
-holds, under norms none, mean and rms; it reads them. Figures are the largest difference over the largest number. Exit code 1 if
+holds, under norms none, mean, rms and whiten; it reads them. Figures are the largest difference over the largest number. Exit code 1 if
 one is above 1e-5, or if an SAE that ought to be refused is not.
 """
 
@@ -25,7 +25,7 @@ import torch
 from benchmarks.environments import PEERS, EnvironmentFailed, environment
 from tasks.formats.base import Portable, formats, opened
 from tasks.kinds import decode, spec_class
-from tasks.norms.base import FittedNorm
+from tasks.norms.base import FittedNorm, Statistics
 from tasks.spec import SpecError
 
 ALLOWED = 1e-5
@@ -104,6 +104,8 @@ def written_by_us(peer: str, python: Path, folder: Path) -> Iterator[dict[str, A
     cases: dict[str, Portable] = {}
     states = {"none": {}, "mean": {"mean": torch.from_numpy(x.mean(0))}}
     states["rms"] = {**states["mean"], "scale": torch.tensor(1.7)}
+    rows = torch.from_numpy(x) @ torch.randn(D, D, generator=torch.Generator().manual_seed(2))
+    states["whiten"] = decode("tasks.norms", {"kind": "whiten"}, "norm").fit(Statistics.of(rows), [rows])
     for kind in format.WRITES:
         for norm, state in states.items():
             fitted = FittedNorm(decode("tasks.norms", {"kind": norm}, "norm"), state)

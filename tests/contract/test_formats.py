@@ -12,10 +12,11 @@ import torch
 
 from tasks.formats.base import Files, Portable, formats, opened, recognised, writers
 from tasks.kinds import decode, kinds, spec_class
-from tasks.norms.base import FittedNorm
+from tasks.norms.base import FittedNorm, Statistics
 from tasks.norms.mean import Mean
 from tasks.norms.none import NoNorm
 from tasks.norms.rms import RMS
+from tasks.norms.whiten import Whiten
 from tasks.spec import SpecError
 from tests.foreign import Case, D, K, every_case, inputs
 
@@ -73,10 +74,17 @@ def of_kind(kind: str, norm: FittedNorm | None = None, **fields) -> Portable:
     return Portable(sae, norm or FittedNorm(NoNorm(), {}), "layers.4", {"model": "gpt2"})
 
 
+def whitened() -> FittedNorm:
+    rows = torch.from_numpy(inputs(400)) @ torch.randn(D, D, generator=torch.Generator().manual_seed(2))
+    norm = Whiten()
+    return FittedNorm(norm, norm.fit(Statistics.of(rows), [rows]))
+
+
 NORMS = {
     "none": lambda: FittedNorm(NoNorm(), {}),
     "mean": lambda: FittedNorm(Mean(), {"mean": torch.linspace(-2, 3, D)}),
     "rms": lambda: FittedNorm(RMS(), {"mean": torch.linspace(-2, 3, D), "scale": torch.tensor(2.5)}),
+    "whiten": whitened,
 }
 
 
