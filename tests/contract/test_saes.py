@@ -312,6 +312,6 @@ def test_every_format_that_holds_the_kind_reads_back_what_it_wrote(kind, tmp_pat
         if kind in format.WRITES:
             (tmp_path / name).mkdir()
             format.write(portable(sae, "layers.1", {}), tmp_path / name)
-            again = opened(tmp_path / name, name).sae
+            again = opened(tmp_path / name, name, allow_pickle=True).sae
             torch.testing.assert_close(dense(again, again.encode(x)), dense(sae, sae.encode(x)), atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(again.decode(again.encode(x)), sae.decode(sae.encode(x)), atol=1e-5, rtol=1e-5)
