@@ -1,9 +1,11 @@
 """Training speed of our TopK SAE against the dense formulation, and against the encoder matmul that nobody can avoid.
 
     python benchmarks/train.py [--d 512] [--n-latents 8192] [--k 32] [--batch 2048] [--rounds 5] [--json FILE]
+    python benchmarks/train.py --peers [--only NAME ...] [--curve STEPS] [--where FOLDER] [--plot FILE]
 
 All contestants take turns in one process, a few steps at a time, so that a machine whose speed drifts treats them
-alike. Quote the ratios; tokens per second are of this machine at this moment.
+alike. Quote the ratios; tokens per second are of this machine at this moment. With ``--peers``, sae-lens, eai-sparsify and
+dictionary-learning take turns too, and everybody has a process of its own (see ``benchmarks.peers``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 import torch.nn.functional as F
 
+from benchmarks import peers
 from tasks.learning.sparse import SparseLearner
 from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.topk import TopK
@@ -97,7 +100,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="write the figures to this file")
+    peers.add_arguments(parser)
     args = parser.parse_args()
+    if args.peers:
+        return peers.main(args)
 
     draw = torch.Generator().manual_seed(1)
     truth = F.normalize(torch.randn(4 * args.d, args.d, generator=draw), dim=-1)

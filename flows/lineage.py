@@ -17,6 +17,7 @@ from artifacts.errors import ArtifactNotFound
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Store
+from tasks.adopt import AdoptSpec, adopt
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import AnalyseSpec, analyse
 from tasks.capture import CaptureSpec, capture
@@ -69,6 +70,7 @@ _STAGES: dict[str, tuple[Stage, Callable[[Mapping[str, Any]], Spec]]] = {
         (normalise, lambda payload: NormaliseSpec(norm=decode("tasks.norms", payload))),
         (capture, partial(revived, CaptureSpec)),
         (train, partial(revived, TrainSpec)),
+        (adopt, partial(revived, AdoptSpec)),
         (evaluate, partial(revived, EvaluateSpec)),
         (encode, partial(revived, EncodeSpec)),
         (mine, partial(revived, MineSpec)),

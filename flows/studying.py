@@ -26,7 +26,7 @@ ABOUT = {
     "ledger": "US dollars and tokens that LLM requests took, by day, client and model; --record PATH keeps the answers for replay",
 }
 
-_WHAT = {"train": "an SAE", "mine": "its windows", "explain": "its explanations"}
+_WHAT = {"train": "an SAE", "adopt": "one that was imported", "mine": "its windows", "explain": "its explanations"}
 
 
 def explain(rest: list[str], debug: bool = False) -> int:

@@ -75,7 +75,11 @@ def page(job: Job[ReportSpec]) -> str:
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
             f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
-            f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
+            + (
+                f"imported from {sae['adopted']['format']}"
+                if "adopted" in sae
+                else f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
+            )
         ),
         figures=_figures(job, metrics, analysis, scores.headline(analysis)),
         data=Markup(embedded(data)),
@@ -83,8 +87,8 @@ def page(job: Job[ReportSpec]) -> str:
         scores=scores.section(analysis, latents),
         scorers=[scorer["name"] for scorer in analysis["scorers"]],
         sae_plots=[
-            plot(plots.training(log), "Fraction of variance unexplained, on train and held-out documents"),
-            plot(plots.dead(log), "Latents silent for long, and the learning rate"),
+            *([plot(plots.training(log), "Fraction of variance unexplained, on train and held-out documents")] if log else []),
+            *([plot(plots.dead(log), "Latents silent for long, and the learning rate")] if log else []),
             plot(plots.losses(metrics), "What the language model loses by the SAE"),
             plot(plots.densities([r["density"] for r in latents]), "How often latents fire"),
         ],
