@@ -4,7 +4,7 @@
 
 Each peer works in an environment of its own (``benchmarks/environments.py``; ``--where`` is its folder of environments). It
 writes SAEs of every architecture that it has, with perturbed weights; we read them. We write SAEs of every kind that its format
-holds, under norms none, mean and rms; it reads them. Figures are the largest difference over the largest number. Exit code 1 if
+holds, under norms none, mean, rms and whiten; it reads them. Figures are the largest difference over the largest number. Exit code 1 if
 one is above 1e-5, or if an SAE that ought to be refused is not.
 """
 
@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.environments import PEERS, EnvironmentFailed, environment
 from tasks.formats.base import Portable, formats, opened
-from tasks.kinds import decode
-from tasks.norms.base import FittedNorm
+from tasks.kinds import decode, spec_class
+from tasks.norms.base import FittedNorm, Statistics
 from tasks.spec import SpecError
 
 ALLOWED = 1e-5
@@ -52,13 +52,15 @@ def apart(got: tuple[np.ndarray, np.ndarray], answer: Path) -> dict[str, float]:
     """The largest differences of latents and of reconstructions, over the largest number of each."""
     with np.load(answer) as held:
         want = held["f"], held["x_hat"]
-    found = {n: float(np.abs(g - w).max() / max(1.0, np.abs(w).max())) for n, g, w in zip(("latents", "reconstructions"), got, want, strict=True)}
+    pairs = zip(("latents", "reconstructions"), got, want, strict=True)
+    found = {name: float(np.abs(g - w).max() / max(1.0, np.abs(w).max())) for name, g, w in pairs}
     return {**found, "l0": float((want[0] > 0).sum(1).mean())}
 
 
 def run(python: Path, peer: str, what: str, folder: Path) -> None:
     command = [str(python), str(WORKER), peer, what, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "WANDB_MODE": "disabled"})
+    bare = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "WANDB_MODE": "disabled"}  # nothing of ours reaches it
+    done = subprocess.run(command, capture_output=True, text=True, env=bare)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
@@ -82,8 +84,7 @@ def read_by_us(peer: str, python: Path, folder: Path) -> Iterator[dict[str, Any]
 
 def stirred(kind: str, seed: int, **fields: Any) -> Any:
     """An SAE of ours with weights that are nobody's initial ones."""
-    names = decode("tasks.saes", {"kind": kind}, "sae").model_fields_set | set(type(decode("tasks.saes", {"kind": kind}, "sae")).model_fields)
-    more = {"k": K} if "k" in names else {}
+    more = {"k": K} if "k" in spec_class("tasks.saes", kind).model_fields else {}
     spec = decode("tasks.saes", {"kind": kind, "n_latents": N_LATENTS, "expansion_factor": None, **more, **fields}, "sae")
     sae = spec.build(D, seed)
     draw = torch.Generator().manual_seed(seed)
@@ -103,6 +104,8 @@ def written_by_us(peer: str, python: Path, folder: Path) -> Iterator[dict[str, A
     cases: dict[str, Portable] = {}
     states = {"none": {}, "mean": {"mean": torch.from_numpy(x.mean(0))}}
     states["rms"] = {**states["mean"], "scale": torch.tensor(1.7)}
+    rows = torch.from_numpy(x) @ torch.randn(D, D, generator=torch.Generator().manual_seed(2))
+    states["whiten"] = decode("tasks.norms", {"kind": "whiten"}, "norm").fit(Statistics.of(rows), [rows])
     for kind in format.WRITES:
         for norm, state in states.items():
             fitted = FittedNorm(decode("tasks.norms", {"kind": norm}, "norm"), state)

@@ -22,6 +22,7 @@ from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
 from flows.places import store_at
+from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-D, M, K = 12, 40, 5
+D, M, K = 16, 40, 5
 
 Answer = tuple[np.ndarray, np.ndarray]
 """Latents (B, m), dense, and reconstructions."""
@@ -235,7 +235,8 @@ def saelens_cases(root: Path) -> dict[str, Case]:
                 metadata=hooks, hookpoint="layers.3.mlp_in:layers.3.mlp",
             )  # fmt: skip
     old = root / "old"
-    safetensors(old / "sae_weights.safetensors", W_enc=w.enc.T, W_dec=w.dec, b_enc=w.b_enc, b_dec=w.b_dec, scaling_factor=np.ones(M, np.float32))
+    ones = np.ones(M, np.float32)
+    safetensors(old / "sae_weights.safetensors", W_enc=w.enc.T, W_dec=w.dec, b_enc=w.b_enc, b_dec=w.b_dec, scaling_factor=ones)
     config(
         old / "cfg.json", d_in=D, d_sae=M, model_name="gpt2-small", hook_point="blocks.0.hook_resid_pre", hook_point_layer=0,
         activation_fn_str="topk", activation_fn_kwargs={"k": K}, normalize_activations=False, architecture="standard",

@@ -45,16 +45,43 @@ def answered(folder: Path, answer: Answers, x_BD: torch.Tensor) -> None:
 
 
 def lens_write(top: Path, x_BD: torch.Tensor) -> None:
-    from sae_lens.saes import sae as base
     from sae_lens.saes import (
-        AbsTopKSAE, AbsTopKSAEConfig, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, GatedSAE, GatedSAEConfig,
-        GatedTrainingSAE, GatedTrainingSAEConfig, JumpReLUSAE, JumpReLUSAEConfig, JumpReLUSkipTranscoder,
-        JumpReLUSkipTranscoderConfig, JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, JumpReLUTranscoder, JumpReLUTranscoderConfig,
-        MatchingPursuitSAE, MatchingPursuitSAEConfig, MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig,
-        SkipTranscoder, SkipTranscoderConfig, StandardSAE, StandardSAEConfig, StandardTrainingSAE, StandardTrainingSAEConfig,
-        TemporalSAE, TemporalSAEConfig, TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig, Transcoder,
+        AbsTopKSAE,
+        AbsTopKSAEConfig,
+        BatchTopKTrainingSAE,
+        BatchTopKTrainingSAEConfig,
+        GatedSAE,
+        GatedSAEConfig,
+        GatedTrainingSAE,
+        GatedTrainingSAEConfig,
+        JumpReLUSAE,
+        JumpReLUSAEConfig,
+        JumpReLUSkipTranscoder,
+        JumpReLUSkipTranscoderConfig,
+        JumpReLUTrainingSAE,
+        JumpReLUTrainingSAEConfig,
+        JumpReLUTranscoder,
+        JumpReLUTranscoderConfig,
+        MatchingPursuitSAE,
+        MatchingPursuitSAEConfig,
+        MatryoshkaBatchTopKTrainingSAE,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+        SkipTranscoder,
+        SkipTranscoderConfig,
+        StandardSAE,
+        StandardSAEConfig,
+        StandardTrainingSAE,
+        StandardTrainingSAEConfig,
+        TemporalSAE,
+        TemporalSAEConfig,
+        TopKSAE,
+        TopKSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+        Transcoder,
         TranscoderConfig,
     )  # fmt: skip
+    from sae_lens.saes import sae as base
     from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
 
     d = x_BD.shape[1]

@@ -179,13 +179,13 @@ class Files:
         except pickle.UnpicklingError as error:
             said = " ".join(str(error).split())
             if "Unsupported global" not in said and "Unsupported class" not in said and "GLOBAL" not in said:
-                raise self._cut(name, "file of torch.save", error) from None
+                raise self._cut(name, "torch.save", error) from None
             raise self.wrong(
                 name, "holds more than tensors and plain values, and was not opened further, since that can run code",
                 "have its author save a state dict of tensors",
             ) from None  # fmt: skip
         except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            raise self._cut(name, "file of torch.save", error) from None
+            raise self._cut(name, "torch.save", error) from None
         if not isinstance(found, Mapping):
             raise self.wrong(name, f"holds a {type(found).__name__}, and no tensors by name", "name a file with a state dict")
         return {str(key): value for key, value in found.items()}

@@ -67,7 +67,7 @@ def _doubled(norm: FittedNorm) -> dict[str, Tensor]:
     if norm.norm.PER_TOKEN:
         raise SpecError(
             f"norm = {getattr(norm.norm, 'kind', '')!r}, but it has a scale for each token, which no weights can hold and this "
-            "format cannot say; export to saelens where it is layer_norm (epsilon 1e-5, epsilon_back=false) or length, or train with norm=rms"
+            "format cannot say; train with norm=rms (saelens can say layer_norm, with epsilon 1e-5 and epsilon_back=false, and length)"
         )
     return {name: value.cpu().double() for name, value in norm.state.items()}
 

@@ -12,41 +12,33 @@ from tasks.spec import SpecError
 _OTHER = ("sparsity.safetensors", "activations_store_state.safetensors")
 """Files with tensors that are no weights."""
 
+_BESIDE = ("activation_whitening.safetensors",)
+"""Files with tensors that weights rest on."""
+
 
 def commit_of(repo: str, revision: str | None) -> str:
-    """The commit that a revision means now: 40 hex characters. Raises ``SpecError``."""
+    """The commit that a revision means now, or meant when there was a network last: 40 hex characters. Raises ``SpecError``."""
     if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return str(revision)
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return str(HfApi().model_info(repo, revision=revision).sha)
-    except HfHubHTTPError as error:
-        raise _absent(repo, revision, error) from None
-    except OSError as error:  # no network: what the cache took that revision for
-        try:
-            return Path(snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])).name
-        except LocalEntryNotFoundError:
-            raise _absent(repo, revision, error) from None
+    return _snapshot(repo, revision, _NOTHING).name
 
 
 def fetched(repo: str, commit: str, subfolder: str | None, allow_pickle: bool) -> Path:
     """The local folder, or file, that a subfolder of a repository means, its needed files downloaded. Raises ``SpecError``."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     inner = (subfolder or "").strip("/")
-    options: dict[str, Any] = {"revision": commit}
+    if (found := _held(repo, commit, inner, allow_pickle)) is not None:  # a commit does not change: nothing to ask for
+        return found
     try:
         names = needed(list(HfApi().list_repo_files(repo, revision=commit)), repo, inner, allow_pickle)
+        top = _snapshot(repo, commit, names)
     except HfHubHTTPError as error:
         raise _absent(repo, commit, error) from None
-    except OSError:
-        names, options["local_files_only"] = [f"{inner}/*" if inner else "*"], True
-    try:
-        top = Path(snapshot_download(repo, allow_patterns=names, **options))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:
+        if not _unreachable(error):
+            raise
         raise _absent(repo, commit, error) from None
     found = top / inner
     if not found.exists():
@@ -54,12 +46,39 @@ def fetched(repo: str, commit: str, subfolder: str | None, allow_pickle: bool) -
     return found
 
 
+def _held(repo: str, commit: str, inner: str, allow_pickle: bool) -> Path | None:
+    """The same where all of it was fetched before."""
+    from tasks.formats.base import Files, recognised
+
+    try:
+        found = _snapshot(repo, commit, _NOTHING, local_files_only=True) / inner
+        recognised(Files(found, allow_pickle))
+    except SpecError:
+        return None
+    return found
+
+
+_NOTHING = [".nothing"]
+"""A pattern of no file: the commit's folder is all that is wanted."""
+
+
+def _snapshot(repo: str, revision: str | None, names: list[str], **options: Any) -> Path:
+    """The folder of a commit in the cache, with some files fetched. Raises ``SpecError``."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=names, **options))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _absent(repo, revision, error) from None
+
+
 def needed(names: list[str], repo: str, inner: str, allow_pickle: bool) -> list[str]:
     """Of a repository's files, those that belong to one SAE: weights and configs of its folder. Raises ``SpecError``."""
     is_file = inner in names
     folder = inner.rpartition("/")[0] if is_file else inner
     beside = [n for n in names if n.rpartition("/")[0] in (folder, f"{folder}/checkpoints".lstrip("/"))]
-    weights = [inner] if is_file else [n for n in beside if n.endswith(WEIGHTS) and not n.endswith(_OTHER)]
+    weights = [inner] if is_file else [n for n in beside if n.endswith(WEIGHTS) and not n.endswith((*_OTHER, *_BESIDE))]
     if not weights:
         folders = sorted({n.rpartition("/")[0] for n in names if n.endswith(WEIGHTS) and n.startswith(f"{inner}/" if inner else "")})
         some = ", ".join(folders[:4]) + (f" and {len(folders) - 4:,} more" if len(folders) > 4 else "")
@@ -78,7 +97,12 @@ def needed(names: list[str], repo: str, inner: str, allow_pickle: bool) -> list[
                 "sae.allow_pickle=true to have its tensors, and nothing else, read (torch.load with weights_only)"
             )
         weights = [n for n in weights if n not in pickles]
-    return sorted({*weights, *(n for n in beside if n.endswith(CONFIGS)), *(n for n in names if n == "config.yaml")})
+    return sorted({*weights, *(n for n in beside if n.endswith((*CONFIGS, *_BESIDE))), *(n for n in names if n == "config.yaml")})
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether there is no network, or no hub at its end. By name, since the hub's client changes its HTTP library with its versions."""
+    return bool({"TransportError", "ConnectionError", "Timeout", "OSError"} & {cls.__name__ for cls in type(error).__mro__})
 
 
 def _absent(repo: str, revision: str | None, error: Exception) -> SpecError:

@@ -127,7 +127,7 @@ class DictionaryLearning(Format):
         length_N = raw(it).sae.W_dec_ND.norm(dim=-1)
         if kind == "standard" and not torch.allclose(length_N, torch.ones_like(length_N), atol=1e-5):
             architecture = "JumpReluAutoEncoder"
-            lost.append("written as JumpReluAutoEncoder with threshold 0: loading AutoEncoder brings rows to length 1, and latents with them")
+            lost.append("written as JumpReluAutoEncoder with threshold 0: of an AutoEncoder, loading would bring rows to length 1")
         sae = raw(it, subtract=architecture not in _WITHOUT).sae
         weights = {name: tensor.detach().float() for name, tensor in sae.weights().items()}
         if architecture == "JumpReluAutoEncoder":
@@ -187,7 +187,8 @@ def _hookpoint(trainer: Mapping[str, Any]) -> str | None:
         return found
     if isinstance(layer, bool) or not isinstance(layer, int):
         return None
-    return ours(f"layers.{layer}" + {"mlp": ".mlp", "mlp_out": ".mlp", "attn": ".attn", "attn_out": ".attn"}.get(named.split("_layer")[0], ""))
+    sites = {"mlp": ".mlp", "mlp_out": ".mlp", "attn": ".attn", "attn_out": ".attn"}
+    return f"layers.{layer}" + sites.get(named.split("_layer")[0], "")
 
 
 def _layer(hookpoint: str | None) -> int | None:

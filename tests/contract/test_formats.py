@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from tasks.formats.base import Files, Portable, formats, opened, recognised, writers
-from tasks.kinds import decode, kinds
-from tasks.norms.base import FittedNorm
+from tasks.kinds import decode, kinds, spec_class
+from tasks.norms.base import FittedNorm, Statistics
 from tasks.norms.mean import Mean
 from tasks.norms.none import NoNorm
 from tasks.norms.rms import RMS
+from tasks.norms.whiten import Whiten
 from tasks.spec import SpecError
-from tests.foreign import D, K, Case, every_case, inputs
+from tests.foreign import Case, D, K, every_case, inputs
 
 _KEPT = TemporaryDirectory(prefix="saint-foreign-")
 
@@ -63,7 +64,7 @@ def test_a_file_is_recognised_as_of_one_format(name):
 
 def of_kind(kind: str, norm: FittedNorm | None = None, **fields) -> Portable:
     """An SAE of ours with all weights stirred."""
-    more = {"k": K} if "k" in decode("tasks.saes", {"kind": kind}, "sae").model_fields_set | set(type(decode("tasks.saes", {"kind": kind}, "sae")).model_fields) else {}
+    more = {"k": K} if "k" in spec_class("tasks.saes", kind).model_fields else {}
     sae = decode("tasks.saes", {"kind": kind, "n_latents": 40, "expansion_factor": None, **more, **fields}, "sae").build(D, seed=1)
     draw = torch.Generator().manual_seed(5)
     for name, tensor in sae.weights().items():
@@ -73,10 +74,17 @@ def of_kind(kind: str, norm: FittedNorm | None = None, **fields) -> Portable:
     return Portable(sae, norm or FittedNorm(NoNorm(), {}), "layers.4", {"model": "gpt2"})
 
 
+def whitened() -> FittedNorm:
+    rows = torch.from_numpy(inputs(400)) @ torch.randn(D, D, generator=torch.Generator().manual_seed(2))
+    norm = Whiten()
+    return FittedNorm(norm, norm.fit(Statistics.of(rows), [rows]))
+
+
 NORMS = {
     "none": lambda: FittedNorm(NoNorm(), {}),
     "mean": lambda: FittedNorm(Mean(), {"mean": torch.linspace(-2, 3, D)}),
     "rms": lambda: FittedNorm(RMS(), {"mean": torch.linspace(-2, 3, D), "scale": torch.tensor(2.5)}),
+    "whiten": whitened,
 }
 
 
