@@ -49,7 +49,7 @@ class JumpReLU(SAESpec):
     """What holds latents down: ``step``, L0 itself; ``tanh``, the sum of tanh(tanh_scale x activation); ``target``, the square of
     log(L0 / target_l0), so that L0 comes to a number of choice."""
 
-    sparsity_coefficient: float = Field(1e-3, ge=0)
+    sparsity_coefficient: float = Field(4e-3, ge=0)
     """Weight of the penalty beside the FVU, mean over tokens. Of ``step``: FVU that one more active latent must be worth."""
 
     target_l0: float | None = Field(None, gt=0)

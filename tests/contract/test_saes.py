@@ -11,6 +11,7 @@ import torch
 from tasks.kinds import decode, kinds
 from tasks.learning import pairs
 from tasks.learning.autograd import AutogradLearner
+from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm
 from tasks.norms.rms import RMS
 from tasks.saes.base import SAE, Latents
@@ -281,17 +282,22 @@ def test_trained_it_has_rows_of_length_1_or_says_that_they_are_free(kind):
 
 
 def test_saved_and_opened_it_gives_the_same_latents_for_raw_activations(sae, tmp_path):
-    norm = FittedNorm(RMS(), {"mean": torch.randn(D), "scale": torch.tensor(2.5)})
-    if sae.d_out != sae.d_in:
-        norm = FittedNorm(decode("tasks.norms", {"kind": "none"}, "norm"), {})
+    def norm(width: int) -> FittedNorm:
+        return FittedNorm(RMS(), {"mean": torch.randn(width), "scale": torch.tensor(2.5)})
+
     train(sae, range(2))
-    before = TrainedSAE(sae, norm, "layers.1")
+    one, at = norm(D), "layers.1"
+    if sae.d_out != sae.d_in:
+        at = "layers.1.mlp_in:layers.1.mlp"
+        reads, writes = at.split(":")
+        one = SiteNorms((reads,), (writes,), {reads: one, writes: norm(sae.d_out)}, {reads: D, writes: sae.d_out})
+    before = TrainedSAE(sae, one, at)
     before.save(tmp_path)
     after = TrainedSAE.open(SimpleNamespace(path=tmp_path))
     x = planted(20, 1) * 3 + 1
     assert torch.equal(before.encode(x).index_BK, after.encode(x).index_BK)
     assert torch.equal(before.reconstruct(x), after.reconstruct(x))
-    assert (after.hookpoint, after.n_latents, after.d_in, after.sae.d_out) == ("layers.1", 4 * D, D, sae.d_out)
+    assert (after.hookpoint, after.n_latents, after.d_in, after.sae.d_out) == (at, 4 * D, D, sae.d_out)
     assert after.sae.spec == sae.spec
 
 
