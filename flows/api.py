@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tasks.steering.subject import Subject
     from tasks.trained import TrainedSAE
 
+
 def open_sae(
     name: str,
     store: str | Path | Store | None = None,

@@ -334,8 +334,14 @@ def explained(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error).strip()
     if found := re.search(r"Could not override '([^']+)'", text):
         path = found[1]
-        near = _near(path)
         typed = next((o for o in overrides if o.lstrip("+~").startswith(path)), path)
+        group, _, field = path.partition(".")
+        chosen = next((o.partition("=")[2] for o in reversed(overrides) if o.partition("=")[0] == group), None)
+        if group in GROUPS and chosen and (fields := _file(group, chosen)):  # the defaults' own kind may well have it
+            near = difflib.get_close_matches(field, fields, 1, 0.6)
+            hint = f"did you mean {group}.{near[0]}?" if near else f"it has {', '.join(n for n in fields if n != 'kind')}"
+            return f"{typed}, but {group}={chosen} has no {field}; {hint}"
+        near = _near(path)
         hint = f"did you mean {near}?" if near else "see saint run --cfg job for all there is"
         return f"{typed}, but there is no {path} in the configuration; {hint}"
     if found := re.search(r"Could not find '(hydra/[^'/]+)/([^']+)'", text):

@@ -16,7 +16,9 @@ ABOUT = {
     "inspect": "what an SAE makes of a prompt: latents with their labels, error, losses, next tokens; --html PATH, --json",
 }
 
+
 def inspect(rest: list[str], debug: bool = False) -> int:
+    """``saint inspect``; returns the exit code. Raises ``SpecError``."""
     flags, name, words, overrides = _parsed(rest)
     from flows.api import OpenSAE
     from flows.belongings import sae_named
@@ -28,6 +30,8 @@ def inspect(rest: list[str], debug: bool = False) -> int:
     from tasks.spec import Runtime
 
     prompts = list(prompts_of(words, flags.file, flags.lines))
+    if flags.html and not (folder := Path(flags.html).expanduser().absolute().parent).is_dir():  # before the work, not after it
+        raise SpecError(f"--html = {flags.html!r}, but there is no folder {folder}; make it, or name another")
     store = store_of(overrides)
     runtime = validated(Runtime, composed(overrides)["runtime"], "runtime")
     sae = OpenSAE(store, sae_named(store, name), runtime, flags.dtype, flags.explain)
@@ -90,7 +94,9 @@ def prompts_of(words: Sequence[str], files: Sequence[str], lines: bool) -> Itera
         try:
             yield from _split(Path(file).expanduser().read_text("utf-8"), lines)
         except UnicodeDecodeError as error:
-            raise SpecError(f"--file {file}, but it is no text in UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+            raise SpecError(f"--file = {file!r}, but it is no text in UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+        except OSError as error:
+            raise SpecError(f"--file = {file!r}, but it cannot be read ({error.strerror}); name a file of text") from None
 
 
 def _split(text: str, lines: bool) -> list[str]:
@@ -105,6 +111,9 @@ def latents_in(text: str | None) -> list[int]:
             continue
         ends = re.fullmatch(r"\s*(\d+)(?::(\d+))?\s*", part)
         if not ends:
-            raise SpecError(f"--latents {text}, but {part.strip()!r} is no latent; write numbers such as 5,17 or 0:8")
-        found += range(int(ends[1]), int(ends[2])) if ends[2] else [int(ends[1])]
+            raise SpecError(f"--latents = {text!r}, but {part.strip()!r} is no latent; write numbers such as 5,17 or 0:8")
+        some = range(int(ends[1]), int(ends[2])) if ends[2] else [int(ends[1])]
+        if not some:
+            raise SpecError(f"--latents = {text!r}, but {part.strip()} holds none; write the smaller end first, as in 0:8")
+        found += some
     return found

@@ -82,9 +82,11 @@ def _failed(error: Exception, debug: bool) -> int:
         stage, cause = (failure.stage, failure.__cause__) if isinstance(failure, StageFailed) else ("run", failure)
         said = " ".join(clean(str(cause) or type(cause).__name__).split())
         print(f"stage: {stage}\ncause: {said}", file=sys.stderr)
+    if all(isinstance(failure.__cause__, SpecError) for failure in failures):  # the same command would fail again
+        print("what was made until here stays: mend the command, and it goes on from there", file=sys.stderr)
+        return EXIT_USER
     print("resume: the same command", file=sys.stderr)
-    causes = [failure.__cause__ for failure in failures]
-    return EXIT_USER if all(isinstance(cause, SpecError) for cause in causes) else EXIT_WORLD
+    return EXIT_WORLD
 
 
 @contextmanager

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
         (["explainer=nonesuch"], "explainer = 'nonesuch', but conf/explainer/ has"),
         (["scorers=[nonesuch]"], "scorers.kind = 'nonesuch', but tasks/scorers/ has detection"),
         (["sae.kk=3"], "sae.kk=3, but there is no sae.kk in the configuration; did you mean sae.k?"),
+        (["sae=jumprelu", "sae.k=4"], "sae.k=4, but sae=jumprelu has no k; it has expansion_factor, "),
+        (["sae=gated", "sae.l1_coeficient=4"], "but sae=gated has no l1_coeficient; did you mean sae.l1_coefficient?"),
         (["train.n_tokns=3"], "did you mean train.n_tokens"),
         (["sae.k=-1"], "sae.k = -1, but input should be greater than or equal to 1"),
         (["sae.k=many"], "sae.k = 'many', but input should be a valid integer"),
