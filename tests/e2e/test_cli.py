@@ -133,7 +133,7 @@ def test_help_configuration_multirun_and_completion_work(world, first):
     done = saint(world, "run", "-m", *overrides(world), "runtime.mode=inline", "train.seed=0,9")
     assert done.returncode == 0 and "2 jobs: 38 stages, 31 distinct, 30 found, 0 model passes" in done.stdout, done.stderr
     assert "complete" in saint(world, "completion", "bash").stdout
-    script = saint(world, "completion", "bash").stdout + '\nCOMP_WORDS=(saint p); COMP_CWORD=1; _saint; echo "${COMPREPLY[@]}"'
+    script = saint(world, "completion", "bash").stdout + '\nCOMP_WORDS=(saint pl); COMP_CWORD=1; _saint; echo "${COMPREPLY[@]}"'
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == "plan"
 
 
