@@ -144,16 +144,20 @@ class Fit:
                 n += len(y_BO)
         return {"fvu": float(error / spread), "l0": float(fires / n)}
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint, whole or not at all: it becomes one when its folder gets its name."""
+    def save(self, folder: Path | None) -> None:
+        """Write a checkpoint, whole or not at all: it becomes one when its folder gets its name. None: another process of a group
+        writes it, which needs this one to put the state together."""
         import shutil
 
         from safetensors.torch import save_file
 
+        state = self.learner.state() | {f"average.{name}": average for name, average in self._average.items()}
+        self.saved_at = self.step
+        if folder is None:
+            return
         draft = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        state = self.learner.state() | {f"average.{name}": average for name, average in self._average.items()}
         save_file({n: t.contiguous().clone() for n, t in state.items()}, draft / "state.safetensors")
         body = {"step": self.step, "log": self.log, "seconds": self.seconds}
         body |= {"best": self._best, "looks_since_best": self._looks_since_best}
@@ -164,7 +168,6 @@ class Fit:
             folder.rename(old)
         draft.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-        self.saved_at = self.step
 
     def recover(self, folder: Path | None, device: Any) -> None:
         """Go on from a checkpoint, if there is one."""

@@ -97,6 +97,12 @@ class Runtime(BaseModel):
     threads: int = Field(0, ge=0)
     """CPU threads of torch; 0 leaves torch's own choice."""
 
+    processes: int = Field(1, ge=1)
+    """Processes of this machine that train an SAE together, each on a GPU of its own or with its share of the CPU's threads."""
+
+    shard: Literal["batch", "latents"] = "batch"
+    """What those processes share out: ``batch``, the rows of every batch; ``latents``, the latents and their optimiser state."""
+
     lm_batch_tokens: int = Field(8192, ge=1)
     """Tokens, padding included, in one forward pass of the language model."""
 

@@ -26,6 +26,8 @@ from tasks.trained import TrainedSAE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.learning.group import Group
+
 _CHECKPOINT = "checkpoint"
 
 
@@ -36,11 +38,17 @@ def train(units: Iterator[Unit]) -> None:
     own last checkpoint. One that fails leaves the others alone."""
     for unit in units:
         for jobs in _parts(unit):
-            _train(jobs)
+            if jobs[0].runtime.processes == 1:
+                train_together(jobs)
+                continue
+            from tasks.distributed import trained_by
+
+            trained_by(jobs[0].runtime.processes, jobs, _CHECKPOINT)
 
 
-def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
-    """Train the SAEs of some jobs, which differ in nothing else, in one read."""
+def train_together(jobs: Sequence[Job[TrainSpec]], group: Group | None = None) -> None:
+    """Train the SAEs of some jobs, which differ in nothing else, in one read. ``group``: together with other processes, of which
+    each calls this."""
     from tasks.lm.loading import device_of
 
     first, device = jobs[0], torch.device(device_of(jobs[0].runtime))
@@ -70,12 +78,18 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
         except SpecError as error:
             job.failure = error
             continue
-        fit = Fit(job.spec, sae.learner(**job.spec.learning()), validation, fresh=old is None)
+        options = job.spec.learning() | ({} if group is None else {"group": group})
+        try:
+            learner = sae.learner(**options)
+        except SpecError as error:
+            job.failure = error
+            continue
+        fit = Fit(job.spec, learner, validation, fresh=old is None)
         fit.recover(job.attempt.recover(_CHECKPOINT), device)
         jobs_of[fit] = job
     logs = {fit: _wandb(job, len(jobs)) if runtime.wandb else None for fit, job in jobs_of.items()}
     label = f"train {sites}" + (f", {len(jobs)} SAEs" if len(jobs) > 1 else "")
-    saved = time.monotonic()
+    saved, writes = time.monotonic(), group is None or group.leads
     with progress.bar(label, spec.n_tokens * len(jobs_of), "tokens") as bar:
         bar.advance(sum(fit.step for fit in jobs_of) * spec.batch_tokens)
         for n, shown in fitted(list(jobs_of), rows.batches, normalised):
@@ -83,10 +97,11 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
             for fit in shown:
                 if logs[fit]:
                     logs[fit].log(fit.log[-1], step=fit.step)
-            if time.monotonic() - saved > runtime.checkpoint_seconds:
+            due = time.monotonic() - saved > runtime.checkpoint_seconds
+            if due if group is None else group.agreed(due):
                 for fit, job in jobs_of.items():
                     if fit.step > fit.saved_at and fit.failure is None:
-                        fit.save(job.attempt.scratch / _CHECKPOINT)
+                        fit.save(job.attempt.scratch / _CHECKPOINT if writes else None)
                         job.attempt.save(_CHECKPOINT)
                     job.attempt.check()
                 saved = time.monotonic()
@@ -94,8 +109,10 @@ def _train(jobs: Sequence[Job[TrainSpec]]) -> None:
         if logs[fit]:
             logs[fit].finish()
         job.failure = fit.failure
-        if fit.failure is None:
+        if fit.failure is None and writes:
             _write(job, fit, norm, sites)
+        elif fit.failure is None:
+            fit.finished()
 
 
 def norm_of(sites: Sites, norms: Sequence[FittedNorm], widths: Mapping[str, int]) -> FittedNorm | SiteNorms:

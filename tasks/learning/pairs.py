@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tasks.lazy import torch
-from tasks.learning.sparse import fast_bf16
 from tasks.sparse import Pairs, Search, Transposed, transposed
+from tasks.sparse.encoding import fast_bf16
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,11 +10,13 @@ k and 4 k: Multi-TopK; prefixes of the dictionary: Matryoshka), plus AuxK (Gao e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from tasks.lazy import torch
 from tasks.sparse import Pairs, Search, transposed
+from tasks.sparse.encoding import fast_bf16
 from tasks.sparse.peers import ALONE
+from tasks.sparse.products import squared
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -26,22 +28,6 @@ if TYPE_CHECKING:
 _EPSILON = 1e-8
 _BLOCK = 1024
 """Latents whose gradient is made and consumed at once, while it is in the cache."""
-
-
-class Nest(NamedTuple):
-    """The active pairs of a batch."""
-
-    groups: list[Pairs]
-    """Disjoint; each is added to all before it."""
-
-    weights: list[float]
-    """Of the FVU of each group with all before it."""
-
-    main: int = 0
-    """The group with which the reconstruction is the SAE's own."""
-
-    least: Tensor | None = None
-    """The smallest score chosen, where the kind keeps it."""
 
 
 class SparseLearner:
@@ -280,22 +266,5 @@ def _by_latent(name: str) -> bool:
     return name.rpartition("_")[2].startswith("N")
 
 
-def squared(x: Tensor) -> Tensor:
-    """Sum of squares, in one pass and without a temporary."""
-    flat = x.reshape(-1)
-    return flat @ flat
-
-
 def _concat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def fast_bf16(device: Any) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 here: CUDA, and CPUs with AMX or AVX512-BF16.
-
-    By what the machine says, not by a stopwatch: a resumed run must decide as it did before.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -17,8 +17,8 @@ from tasks.spec import SpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.learning.sparse import Nest, SparseLearner
-    from tasks.sparse import Search
+    from tasks.learning.sparse import SparseLearner
+    from tasks.sparse import Nest, Search
 
 
 class SparseSpec(SAESpec):

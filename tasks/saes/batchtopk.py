@@ -13,13 +13,11 @@ from pydantic import Field
 from tasks.lazy import torch
 from tasks.saes._sparse import SparseSAE, SparseSpec
 from tasks.saes.base import Latents
-from tasks.sparse import Pairs, Search, encode_above
+from tasks.sparse import Nest, Pairs, Search, encode_above
 from tasks.sparse.selection import nth_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tasks.learning.sparse import Nest
 
 
 class BatchTopK(SparseSpec):
@@ -56,8 +54,6 @@ class BatchTopKSAE(SparseSAE):
         return Latents(index, value)
 
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
-        from tasks.learning.sparse import Nest
-
         pairs, least = largest_of_batch(inner_BD, search, self._kept(search.rows.total(len(inner_BD)), k))
         return Nest([pairs], [1.0], least=least)
 

@@ -12,13 +12,11 @@ from pydantic import Field, field_validator
 
 from tasks.lazy import torch
 from tasks.saes.batchtopk import BatchTopK, BatchTopKSAE
-from tasks.sparse import Search
+from tasks.sparse import Nest, Search
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tasks.learning.sparse import Nest
 
 
 class Matryoshka(BatchTopK):

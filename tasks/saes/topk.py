@@ -13,13 +13,11 @@ from pydantic import Field
 from tasks.lazy import torch
 from tasks.saes._sparse import SparseSAE, SparseSpec
 from tasks.saes.base import Latents
-from tasks.sparse import Pairs, Search
+from tasks.sparse import Nest, Pairs, Search
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tasks.learning.sparse import Nest
 
 _MULTI, _MULTI_WEIGHT = 4, 1 / 8
 
@@ -74,8 +72,6 @@ class TopKSAE(SparseSAE):
         return search.groupmax(inner_BD, k) if self.spec.groupmax else search.topk(inner_BD, k)
 
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
-        from tasks.learning.sparse import Nest
-
         k, peers = self._whole(k, search.of), search.latents
         if self.spec.groupmax:
             if k % peers.size:

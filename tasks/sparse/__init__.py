@@ -5,10 +5,11 @@ Shapes: B tokens, D width, N latents, K active latents of a token, P pairs of a 
 """
 
 from tasks.sparse.encoding import Search, encode_above, encode_groupmax, encode_topk
-from tasks.sparse.products import Pairs, Transposed, sampled_product, transposed, weighted_rows
+from tasks.sparse.products import Nest, Pairs, Transposed, sampled_product, transposed, weighted_rows
 from tasks.sparse.selection import above_rows, padded, topk_rows
 
 __all__ = [
+    "Nest",
     "Pairs",
     "Search",
     "Transposed",

@@ -7,7 +7,7 @@ scored again in float32: values are exact, and so, but for ties closer than bflo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.lazy import torch
 from tasks.sparse.peers import ALONE, Peers
@@ -165,3 +165,14 @@ def encode_above(
         search = Search(W_ND, b_N, scale_N=scale_N)
         pairs = search.exact(search.above(x_BD, float(threshold)), x_BD)
     return padded(pairs.row_P(), pairs.index_P, pairs.pre_P, len(x_BD))
+
+
+def fast_bf16(device: Any) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here: CUDA, and CPUs with AMX or AVX512-BF16.
+
+    By what the machine says, not by a stopwatch: a resumed run must decide as it did before.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)

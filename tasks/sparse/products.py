@@ -64,6 +64,22 @@ class Pairs(NamedTuple):
         return _sampled(x_BD, weight_ND, self.index_P, self.starts_B1)
 
 
+class Nest(NamedTuple):
+    """The active pairs of a batch."""
+
+    groups: list[Pairs]
+    """Disjoint; each is added to all before it."""
+
+    weights: list[float]
+    """Of the FVU of each group with all before it."""
+
+    main: int = 0
+    """The group with which the reconstruction is the SAE's own."""
+
+    least: Tensor | None = None
+    """The smallest score chosen, where the kind keeps it."""
+
+
 def weighted_rows(index_BK: Tensor, weight_ND: Tensor, value_BK: Tensor) -> Tensor:
     """Sum over k of value[b, k] * weight[index[b, k]]: [B, D]."""
     return F.embedding_bag(index_BK, weight_ND, per_sample_weights=value_BK, mode="sum")
@@ -77,18 +93,32 @@ def sampled_product(x_BD: Tensor, weight_ND: Tensor, index_BK: Tensor) -> Tensor
 
 
 def _sampled(x_BD: Tensor, weight_ND: Tensor, index_P: Tensor, starts_B1: Tensor) -> Tensor:
-    if len(index_P) == 0:
-        return x_BD.new_zeros(0)
-    if x_BD.device.type == "cpu":
-        _hear_the_warning()
-        size = (len(x_BD), len(weight_ND))
-        wanted = torch.sparse_csr_tensor(starts_B1, index_P, x_BD.new_zeros(len(index_P)), size, check_invariants=False)
-        return torch.sparse.sampled_addmm(wanted, x_BD.contiguous(), weight_ND.t(), beta=0.0).values()
     rows = torch.arange(len(x_BD), device=index_P.device)
     row_P = rows.repeat_interleave(starts_B1.diff(), output_size=len(index_P))
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x_BD.contiguous(), weight_ND, index_P, starts_B1[:-1], row_P, 0, -1
+    if x_BD.device.type != "cpu":
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            x_BD.contiguous(), weight_ND, index_P, starts_B1[:-1], row_P, 0, -1
+        )
+    if len(index_P) < 2 * len(weight_ND):
+        return _products(x_BD, weight_ND, index_P, starts_B1)
+    # rows of x fit the cache, and those of the weights do not: latent by latent each is fetched once, which pays for sorting
+    by_latent = transposed(index_P, len(weight_ND))
+    found_P = x_BD.new_empty(len(index_P))
+    found_P[by_latent.order_P] = by_latent.product_of(weight_ND, x_BD, row_P[by_latent.order_P])
+    return found_P
+
+
+def _products(x_BD: Tensor, y_CD: Tensor, index_P: Tensor, starts_B1: Tensor) -> Tensor:
+    """x[b] . y[index] of pairs from starts[b] to starts[b + 1]."""
+    if x_BD.device.type != "cpu":
+        return _sampled(x_BD, y_CD, index_P, starts_B1)
+    if len(index_P) == 0:
+        return x_BD.new_zeros(0)
+    _hear_the_warning()
+    wanted = torch.sparse_csr_tensor(
+        starts_B1, index_P, x_BD.new_zeros(len(index_P)), (len(x_BD), len(y_CD)), check_invariants=False
     )
+    return torch.sparse.sampled_addmm(wanted, x_BD.contiguous(), y_CD.t(), beta=0.0).values()
 
 
 @functools.cache
@@ -109,9 +139,8 @@ class Transposed(NamedTuple):
     """Run of latent n is starts[n] to starts[n + 1]."""
 
     def product_of(self, weight_ND: Tensor, x_BD: Tensor, row_P: Tensor) -> Tensor:
-        """weight[latent] . x[row] of each pair, sorted as ``row_P`` is: twice as fast as by rows, where x fits the cache and
-        weights do not."""
-        return _sampled(weight_ND, x_BD, row_P, self.starts_N1)
+        """weight[latent] . x[row] of each pair, sorted as ``row_P`` is."""
+        return _products(weight_ND, x_BD, row_P, self.starts_N1)
 
     def rows_of(
         self, x_BD: Tensor, row_P: Tensor, value_P: Tensor, block: int = 1024, are_sorted: bool = False
@@ -136,3 +165,9 @@ def transposed(index_P: Tensor, n_latents: int) -> Transposed:
     """Sort pairs by latent, stably."""
     order = index_P.argsort(stable=True)
     return Transposed(order, F.pad(torch.bincount(index_P, minlength=n_latents).cumsum(0), (1, 0)))
+
+
+def squared(x: Tensor) -> Tensor:
+    """Sum of squares, in one pass and without a temporary."""
+    flat = x.reshape(-1)
+    return flat @ flat

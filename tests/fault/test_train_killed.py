@@ -22,14 +22,14 @@ import torch
 torch.set_num_threads(1)
 from artifacts.store import Store
 from tasks.spec import Runtime
-from tests.fault.test_train_killed import recipe
-from tests.making import make
-make(recipe(sys.argv[3], Path(sys.argv[2])), Store.at(sys.argv[1]),
-     Runtime(mode="inline", device="cpu", checkpoint_seconds=float(sys.argv[4])))
+from tests.fault.test_train_killed import recipes
+from tests.making import make_together
+make_together(recipes(sys.argv[3], Path(sys.argv[2])), Store.at(sys.argv[1]),
+              Runtime(mode="inline", device="cpu", checkpoint_seconds=float(sys.argv[4])))
 """
 
 
-def recipe(which: str, corpus_file: Path):
+def recipes(which: str, corpus_file: Path):
     from tasks.capture import CaptureSpec, capture
     from tasks.corpora.parquet import Parquet
     from tasks.corpus import CorpusSpec, corpus
@@ -37,6 +37,7 @@ def recipe(which: str, corpus_file: Path):
     from tasks.normalise import NormaliseSpec, normalise
     from tasks.norms.rms import RMS
     from tasks.provide import ProvideSpec, provide
+    from tasks.saes.batchtopk import BatchTopK
     from tasks.saes.topk import TopK
     from tasks.train import TrainSpec, train
 
@@ -45,7 +46,7 @@ def recipe(which: str, corpus_file: Path):
     spec = Tiny(d_model=32, n_layers=2, n_heads=2, vocab_size=320, context_tokens=48, n_steps=n_steps, batch_contexts=8)
     lm = provide(ProvideSpec(lm=spec), corpus=text)
     if which == "lm":
-        return lm
+        return [lm]
 
     def shards(split: str, n: int):
         return [
@@ -55,8 +56,14 @@ def recipe(which: str, corpus_file: Path):
 
     rows = shards("train", 2)
     norm = normalise(NormaliseSpec(norm=RMS()), shards=rows)
-    spec = TrainSpec(sae=TopK(k=4), n_tokens=1_000_000, batch_tokens=256, dead_after_tokens=3000, validate_every=50)
-    return train(spec, shards=rows, validation=shards("validation", 1), norm=norm)
+    saes, options = [TopK(k=4)], {}
+    if which == "saes":  # two in one read, with all that a checkpoint must hold beside weights
+        saes = [TopK(k=4), BatchTopK(k=6)]
+        options = {"ema": 0.99, "k_start": 16, "k_anneal_fraction": 0.9, "revive_every_tokens": 25_600, "clip_norm": 1.0, "decay": "cosine"}
+    common = {"n_tokens": 300_000 // len(saes), "batch_tokens": 256, "dead_after_tokens": 3000, "validate_every": 50, **options}
+    return [
+        train(TrainSpec(sae=sae, **common), shards=rows, validation=shards("validation", 1), norm=norm) for sae in saes
+    ]
 
 
 def start(store: Path, corpus_file: Path, which: str, checkpoint_seconds: float) -> subprocess.Popen:
@@ -70,10 +77,17 @@ def found(top: Path, name: str) -> set[str]:
     return {path for path in paths if path.endswith(name)}
 
 
-@pytest.mark.parametrize("which, checkpoint", [pytest.param("lm", "tiny.pt", marks=pytest.mark.slow), ("sae", "checkpoint/loop.json")])
+@pytest.mark.parametrize(
+    "which, checkpoint",
+    [
+        pytest.param("lm", "tiny.pt", marks=pytest.mark.slow),
+        pytest.param("sae", "checkpoint/loop.json", marks=pytest.mark.slow),
+        ("saes", "checkpoint/loop.json"),
+    ],
+)
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(tmp_path, which, checkpoint):
     corpus_file = write_corpus(tmp_path / "corpus.parquet", n_documents=40)
-    wanted = recipe(which, corpus_file)
+    wanted = recipes(which, corpus_file)
     assert start(tmp_path / "quiet", corpus_file, which, 1e9).wait(120) == 0
 
     kills = 0
@@ -91,9 +105,10 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
             kills += 1
         process.wait()
     assert kills, "training ended before it could be killed: make it longer"
-    assert Store.at(tmp_path / "killed").find(wanted.artifact) is None
+    assert [Store.at(tmp_path / "killed").find(one.artifact) for one in wanted] == [None] * len(wanted)
     assert start(tmp_path / "killed", corpus_file, which, 0.05).wait(120) == 0
 
-    quiet, killed = (Store.at(tmp_path / name).find(wanted.artifact) for name in ("quiet", "killed"))
-    digests = [{f.path: f.digest for f in m.files if f.path.endswith(".safetensors")} for m in (quiet, killed)]
-    assert digests[0] and digests[0] == digests[1]
+    for one in wanted:
+        quiet, killed = (Store.at(tmp_path / name).find(one.artifact) for name in ("quiet", "killed"))
+        digests = [{f.path: f.digest for f in m.files if f.path.endswith(".safetensors")} for m in (quiet, killed)]
+        assert digests[0] and digests[0] == digests[1]

@@ -141,6 +141,74 @@ def test_lanes_begin_at_different_ends_and_skip_what_is_taken(tmp_path):
     busy.abandon()
 
 
+class Sort(Spec):
+    n: int = 0
+    lr: float = 1.0
+
+
+PASSES: list[tuple[int, ...]] = []
+
+
+@stage("sort", version=1, together="n", at_most="saes_together")
+def sort(units):
+    for unit in units:
+        PASSES.append(tuple(job.spec.n for job in unit))
+        time.sleep(0.2)
+        for job in unit:
+            if job.spec.n < 0:
+                job.failure = ValueError(f"sort {job.spec.n} is bad")
+            (job.out / "n").write_text(str(job.spec.n))
+            job.summary["n"] = job.spec.n
+
+
+def test_one_of_a_pass_that_fails_stops_what_rests_on_it_alone(tmp_path):
+    store, told = Store.at(tmp_path), Told()
+    wanted = [twig(At(n=n), leaf=sort(Sort(n=n))) for n in (1, -2, 3)] + [twig(At(n=9), leaf=sort(Sort(n=4, lr=2.0)))]
+    PASSES.clear()
+    with pytest.raises(StageFailed, match="sort: sort -2 is bad") as found:
+        realise(wanted, store, RUNTIME, told)
+    assert [sorted(one) for one in PASSES] == [[-2, 1, 3], [4]] and found.value.others == []
+    assert [store.find(one.artifact) is not None for one in wanted] == [True, False, True, True]
+    assert list(store.backend.paths("leases")) == []
+    assert [f["artifacts"] for what, f in told.events if what == "failed"] == [[next(wanted[1].parents()).address]]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_sweep_spreads_over_the_processes_that_there_are(tmp_path, late):
+    wanted = [sort(Sort(n=n)) for n in range(8)]
+    PASSES.clear()
+
+    def lane(k: int) -> None:  # the first one began when there was work for one alone
+        part = Part(lane=k, lanes=1 if k == 0 else 4, abreast=4)
+        realise(wanted, Store.at(tmp_path), RUNTIME, Progress(), part=part)
+
+    crew = [threading.Thread(target=lane, args=(k,)) for k in range(4)]
+    for thread in crew:
+        thread.start()
+        time.sleep(0.05 * late)
+    for thread in crew:
+        thread.join(30)
+    assert sorted(n for one in PASSES for n in one) == list(range(8))
+    assert max(map(len, PASSES)) == 2 and len(PASSES) >= 4
+
+
+def test_processes_that_cut_a_sweep_otherwise_share_it_all_the_same(tmp_path):
+    wanted = [sort(Sort(n=n)) for n in range(8)]
+    PASSES.clear()
+    begun = time.monotonic()
+
+    def lane(k: int) -> None:
+        realise(wanted, Store.at(tmp_path), RUNTIME, Progress(), part=Part(lane=k, lanes=2, abreast=(1, 3)[k]))
+
+    crew = [threading.Thread(target=lane, args=(k,)) for k in range(2)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join(30)
+    assert sorted(n for one in PASSES for n in one) == list(range(8)), PASSES
+    assert time.monotonic() - begun < 5
+
+
 def _work(root, log, lane, lanes):
     realise([tree(log, parts=12, sites=("a", "b"))], Store.at(root), RUNTIME, Progress(), part=Part(lane=lane, lanes=lanes))
 

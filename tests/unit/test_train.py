@@ -14,8 +14,7 @@ from artifacts.store import Store
 from tasks.fitting import Fit, fitted
 from tasks.learning.schedule import TrainSpec
 from tasks.norms.none import NoNorm
-from tasks.progress import Progress
-from tasks.realising import SomeFailed, lanes, make_all, missing, units
+from tasks.realising import SomeFailed, lanes, units
 from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.standard import Standard
 from tasks.saes.topk import TopK
@@ -23,7 +22,7 @@ from tasks.spec import Runtime, SpecError
 from tasks.train import train
 from tasks.trained import TrainedSAE
 from tests.captured import D, inputs, planted
-from tests.making import make
+from tests.making import make, make_together
 
 QUICK = {"n_tokens": 6400, "batch_tokens": 64, "dead_after_tokens": 1000, "validate_every": 25, "lr": 3e-3}
 INLINE = Runtime(mode="inline", device="cpu", prefetch_batches=0)
@@ -199,35 +198,30 @@ def recipes(saes=KINDS, **more):
     return [train(spec(sae, **more), **given) for sae in saes]
 
 
-def made(store: Store, wanted, together: int) -> list[dict]:
-    runtime = INLINE.model_copy(update={"saes_together": together})
-    while todo := missing(wanted, store):
-        absent = {r.artifact for r in todo}
-        for lane in lanes([r for r in todo if absent.isdisjoint(p.artifact for p in r.parents())]):
-            make_all(lane, store, runtime, Progress())
-    return [store.open(recipe.artifact) for recipe in wanted]
+def made(store: Store, wanted, together: int) -> list:
+    return make_together(wanted, store, INLINE.model_copy(update={"saes_together": together}))
 
 
 def test_saes_trained_together_have_the_bits_of_those_trained_alone_and_rows_are_read_once(tmp_path, monkeypatch):
     reads = []
     batches = ShuffledRows.batches
     monkeypatch.setattr(ShuffledRows, "batches", lambda self, start=0: (reads.append(start), batches(self, start))[1])
-    alone = made(Store.at(tmp_path / "alone"), recipes(), together=1)
+    alone = made(Store.at(tmp_path / "alone"), recipes(n_tokens=2560), together=1)
     assert reads == [0] * 4
     reads.clear()
-    together = made(Store.at(tmp_path / "together"), recipes(), together=4)
+    together = made(Store.at(tmp_path / "together"), recipes(n_tokens=2560), together=4)
     assert reads == [0]
     for one, other in zip(alone, together, strict=True):
         assert same(*(load_file(found.path / "sae.safetensors") for found in (one, other)))
         assert {n: v for n, v in one.summary.items() if n != "tokens_per_second"} == {
             n: v for n, v in other.summary.items() if n != "tokens_per_second"
         }
-        assert one.summary["fvu"] < 0.6
+        assert one.summary["fvu"] < 0.8
 
 
 def test_one_that_cannot_be_made_leaves_the_others_alone(tmp_path):
     store = Store.at(tmp_path)
-    wanted = recipes([TopK(k=3, n_latents=32), TopK(k=64, n_latents=32), TopK(k=4, n_latents=32)])
+    wanted = recipes([TopK(k=3, n_latents=32), TopK(k=64, n_latents=32), TopK(k=4, n_latents=32)], n_tokens=640)
     with pytest.raises(SomeFailed, match="sae.k = 64, but there are 32 latents") as told:
         made(store, wanted, together=4)
     assert [recipe.artifact for recipe, _ in told.value.outcome.failed] == [wanted[1].artifact]
