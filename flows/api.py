@@ -9,7 +9,6 @@ The language model is opened when it is first needed, the store's labels and sco
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,8 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
-from flows.places import S3Place
-from tasks.lazy import np, torch
+from flows.places import store_at
+from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
 if TYPE_CHECKING:
@@ -35,10 +34,6 @@ if TYPE_CHECKING:
     from tasks.steering.push import Positions
     from tasks.steering.subject import Subject
     from tasks.trained import TrainedSAE
-
-STORE = "SAINT_STORE"
-"""Environment variable that names the store where nothing else does."""
-
 
 def open_sae(
     name: str,
@@ -57,17 +52,6 @@ def open_sae(
     opened = store if isinstance(store, Store) else store_at(store)
     runtime = Runtime(mode="inline", device=device)
     return OpenSAE(opened, sae_named(opened, name), runtime, dtype, explain)
-
-
-def store_at(place: str | Path | None = None) -> Store:
-    """The store in a folder or bucket; see ``open_sae``. Raises ``SpecError`` where there is none."""
-    where = str(place or os.environ.get(STORE) or "saint-store")
-    if where.startswith("s3://"):
-        bucket, _, prefix = where.removeprefix("s3://").partition("/")
-        return S3Place(bucket=bucket, prefix=prefix).store()
-    if not Path(where).expanduser().is_dir():
-        raise SpecError(f"store = {where!r}, but there is no such folder; saint run makes a store, {STORE} or store= names another")
-    return Store.at(where)
 
 
 @dataclass(frozen=True)
@@ -202,7 +186,6 @@ class OpenSAE:
         """
         from tasks.inspection.looking import inspect
         from tasks.inspection.plain import plain
-        from tasks.lm.lens import Lens
         from tasks.steering.push import check_latents
 
         subject, wanted = self.subject, list(latents)
@@ -210,7 +193,14 @@ class OpenSAE:
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         found = inspect(subject, several, attribute=attribute, n_next=n_next)
         known = self.said.known([*wanted, *(one.latent for one in found.latents())])
-        body = plain(found, known, wanted=wanted, by=by, top=top, lens=(Lens(subject.lm), subject.sae), n_pushed=n_pushed)
+        body = plain(found, known, wanted=wanted, by=by)
+        shown, no_lens = [row for row in body["latents"] if row["wanted"]] or body["latents"][:top], None
+        try:
+            pushed = self.promoted([row["latent"] for row in shown], n_pushed)
+        except SpecError as error:  # of one who looks at what an MLP reads, for one
+            pushed, no_lens = [((), ())] * len(shown), str(error)
+        for row, (up, down) in zip(shown, pushed, strict=True):
+            row |= {"promoted": [list(each) for each in up], "suppressed": [list(each) for each in down]}
         about = {
             "sae": f"{self.artifact.stage}/{self.artifact.key}",
             "kind": subject.sae.sae.spec.payload().get("kind"),
@@ -218,16 +208,22 @@ class OpenSAE:
             "model": subject.lm.name,
             "explanations": list(self.said.explain),
             "scorers": list(self.said.scorers),
+            "no_lens": no_lens,
         }
         return Inspected(found, {**about, **body})
 
     def promoted(self, latents: Sequence[int], n: int = 10) -> list[tuple[tuple[Pushed, ...], tuple[Pushed, ...]]]:
-        """For each latent the tokens that its decoder row pushes up most, and down, with their logits."""
-        from tasks.lm.lens import Lens
+        """For each latent the tokens that its decoder row pushes up most, and down, with their logits.
+
+        Raises ``SpecError`` for an SAE whose rows have no way to the residual stream.
+        """
+        from tasks.lm.lens import Lens, to_stream
         from tasks.steering.push import check_latents
 
-        check_latents(self.subject.sae, latents)
-        return Lens(self.subject.lm).told(self.subject.sae.W_dec_ND[list(latents)], n)
+        subject = self.subject
+        check_latents(subject.sae, latents)
+        directions = to_stream(subject.lm, subject.sae)
+        return Lens(subject.lm).told(directions(subject.sae.W_dec_ND[list(latents)]), n) if latents else []
 
     @overload
     def steer(self, turned: Mapping[int, float], prompts: str, n_tokens: int = 40, **options: Any) -> str: ...

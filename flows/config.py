@@ -13,7 +13,9 @@ from functools import cache, cached_property
 from typing import Any
 
 from artifacts.store import Store
+from flows import foreign
 from flows.places import Place, place
+from tasks.adopt import AdoptSpec, check_sizes
 from tasks.analyse import AnalyseSpec
 from tasks.capture import CaptureSpec
 from tasks.choosing import counted, named_in_file, parsed_latents
@@ -71,6 +73,9 @@ class Pipeline:
     report: ReportSpec
     runtime: Runtime
     backend: Place
+    adopt: AdoptSpec | None
+    """The SAE that is loaded instead of trained (sae=load)."""
+
     init_from: str | None
     """``stage/key`` of the SAE that training begins with."""
 
@@ -173,8 +178,11 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see saint run --cfg job for all there is"
         raise SpecError(f"{name} = {config[name]!r}, but there is no {name} in the configuration; {hint}")
+    adopt = foreign.asked(config["sae"])
     nouns = {
-        name: None
+        name: foreign.shape(adopt)
+        if name == "sae" and adopt is not None
+        else None
         if name == "client" and config[name].get("kind") == "none"
         else decode(f"tasks.{package}", config[name], name).pinned()
         for name, package in GROUPS.items()
@@ -188,6 +196,8 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
             mining[name] = _kind(mining[name], group, package, f"mine.{name}")
     mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
     hookpoints = _hookpoints(capture.pop("hookpoints", None))
+    if adopt is not None:
+        adopt, hookpoints = foreign.placed(adopt, hookpoints, _hookpoints(_file("", "config")["capture"]["hookpoints"]))
     training, where = dict(config["train"]), place(config["backend"])
     init_from = training.pop("init_from", None)
     if init_from is not None:
@@ -211,6 +221,7 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         report=validated(ReportSpec, config["report"] or {}, "report"),
         runtime=runtime,
         backend=where,
+        adopt=adopt,
         init_from=init_from,
         plain=dict(config),
     )
@@ -264,9 +275,12 @@ def _check_model(p: Pipeline) -> None:
     """What no spec can see alone of the model and the SAE."""
     facts = p.lm.facts()
     for sites in map(Sites.parse, p.hookpoints):
-        _check_sites(p, sites)
+        if p.adopt is None:
+            _check_sites(p, sites)
         if facts is None:
             continue
+        if p.adopt is not None and (sizes := p.adopt.found.sizes(p.adopt.files)):
+            check_sizes(str(sites), sizes[1], None, facts._asdict())
         sites.check(facts.n_layers, facts.name)
         d_in, d_out = sites.widths(facts)
         if d_in is None or d_out is None:

@@ -12,20 +12,22 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.config import Pipeline, pipeline
 from flows.lineage import Held, addressed, inputs_of, manifest_of, recipe_of
-from flows.recipes import Wanted, asking, page, recipes, windows
+from flows.recipes import Wanted, asking, captured, flat, page, recipes, windows
 from tasks.capture import capture
 from tasks.choosing import counted, parsed_latents
+from tasks.corpus import CorpusSpec, corpus
 from tasks.evaluate import evaluate
 from tasks.lm.sites import Sites, grouped
 from tasks.lms.base import Facts, LMSpec
 from tasks.spec import SpecError
 from tasks.stage import Recipe
 
-TAKES = {"explain": ("train", "mine", "explain"), "score": ("train", "mine", "explain")}
+TAKES = {command: ("train", "adopt", "mine", "explain") for command in ("explain", "score")}
 """Command to the stages of which it takes an artifact."""
 
 _ABOVE = {
     "train": {"corpus", "lm", "norm", "sae", "capture", "train"},
+    "adopt": {"lm", "norm", "sae", "train"},
     "mine": {"corpus", "lm", "norm", "sae", "capture", "train", "mine"},
     "explain": {"corpus", "lm", "norm", "sae", "capture", "train", "mine", "explainer", "explain"},
 }
@@ -37,7 +39,7 @@ class Goal:
     """A command, and the artifact that it begins with."""
 
     command: str
-    """``explain`` or ``score``."""
+    """``explain``, ``score`` or ``import``."""
 
     address: str | None = None
     """``stage/key`` of an SAE, of its windows, or of explanations; null makes what the pipeline wants."""
@@ -63,7 +65,8 @@ class Goal:
         """Raise ``SpecError`` for an override of what is settled already."""
         for override in overrides:
             name = override.lstrip("+~").partition("=")[0]
-            if name.partition(".")[0].partition("@")[0] in _ABOVE.get(self.settled, ()):
+            section = name.partition(".")[0].partition("@")[0]
+            if section in _ABOVE.get(self.settled, ()) or (self.settled == "adopt" and name == "capture.hookpoints"):
                 raise SpecError(
                     f"{override}, but {self.artifact} is made already and has its own; leave it out, or give no name to make another"
                 )
@@ -100,9 +103,10 @@ def pipeline_of(config: Mapping[str, Any], goal: Goal | None) -> Pipeline:
         p.explainer.check(source.n_latents, source.sae.address)
     counted(parsed_latents(p.score.get("latents", "all"), "score.latents"), source.n_latents, "score.latents")
     more: dict[str, Any] = {"lm": Unknown(), "hookpoints": (source.hookpoint,)}
-    shape = p.sae if isinstance(source.sae, Held) else source.sae.spec.sae
+    trained = source.sae.artifact.stage == "train" and not isinstance(source.sae, Held)
+    shape = source.sae.spec.sae if trained else p.sae
     more["sae"] = shape.model_copy(update={"n_latents": source.n_latents, "expansion_factor": None})
-    if not isinstance(source.sae, Held):
+    if trained:
         more["train"] = source.sae.spec
     if source.shards and not isinstance(source.shards[0], Held):
         more["capture"] = source.shards[0].spec
@@ -130,7 +134,7 @@ def wanted(p: Pipeline, goal: Goal | None) -> Wanted:
     if goal.command == "score" and not p.scorers:
         raise SpecError("scorers = [], but saint score needs one at least; use scorers=[detection]")
     each = recipes(p).named if goal.artifact is None else dict([_named(p, goal)])
-    final = "report" if goal.report else {"explain": "explain", "score": "analyse"}[goal.command]
+    final = "report" if goal.report else {"explain": "explain", "score": "analyse", "import": "train"}[goal.command]
     found = Wanted()
     for hookpoint, named in each.items():
         rests = {recipe.artifact for recipe in Wanted([named[final]]).all()}
@@ -181,15 +185,15 @@ def source_of(p: Pipeline, goal: Goal) -> Source:
     if manifest is not None:
         inputs = inputs_of(store, manifest, seen)
         sae, lm = inputs["sae"], inputs["lm"]
-    elif artifact.stage == "train":
+    elif artifact.stage in ("train", "adopt"):
         sae = recipe_of(store, artifact, seen)
-        lm = _captures(store, artifact, seen)[0].inputs["lm"]
+        lm = _captures(p, artifact, seen)[0].inputs["lm"]
     else:
         raise SpecError(
             f"{goal.artifact}, but the windows that it rests on ({artifact}) are gone and with them which SAE they were of; "
             "name the SAE itself (saint ls train)"
         )
-    shards = _captures(store, sae.artifact, seen) if store.find(sae.artifact) is not None else ()
+    shards = _captures(p, sae.artifact, seen, manifest) if store.find(sae.artifact) is not None else ()
     summary = _summary(store, sae, mined)
     return Source(sae, lm, mined, shards, explained, summary["n_latents"], summary["hookpoint"])
 
@@ -201,10 +205,27 @@ def _summary(store: Store, sae: Recipe, mined: Recipe | None) -> dict[str, Any]:
     raise SpecError(f"{sae.artifact} is needed, but neither it nor the windows of it are in this store; make it with saint run")
 
 
-def _captures(store: Store, sae: Artifact, seen: dict[Artifact, Recipe]) -> tuple[Recipe, ...]:
-    """The captures that an SAE was trained on; none where their recipes are gone."""
-    found = inputs_of(store, manifest_of(store, sae), seen).get("shards", ())
-    return () if any(isinstance(shard, Held) for shard in found) else found
+def _captures(
+    p: Pipeline, sae: Artifact, seen: dict[Artifact, Recipe], windows: Manifest | None = None
+) -> tuple[Recipe, ...]:
+    """The captures that an SAE was trained on; none where their recipes are gone.
+
+    One that was adopted was trained on none: its are those that its windows were cut from, else the pipeline's own.
+    """
+    inputs = inputs_of(p.store, manifest_of(p.store, sae), seen)
+    if sae.stage != "adopt":
+        found = inputs.get("shards", ())
+        return () if any(isinstance(shard, Held) for shard in found) else found
+    sites = Sites.parse(manifest_of(p.store, sae).summary["hookpoint"])
+    if windows is None:
+        return tuple(flat(captured(p, sites, "train", p.capture.n_shards, corpus(CorpusSpec(corpus=p.corpus)), inputs["lm"])))
+    encoded = inputs_of(p.store, windows, seen)["encoded"]
+    read = [one.inputs.get("shard") for one in encoded if not isinstance(one, Held)]
+    first = [one[0] if isinstance(one, tuple) else one for one in read]
+    if len(first) < len(encoded) or any(one is None or isinstance(one, Held) for one in first):
+        return ()
+    of_split = [one for one in first if one is not None and one.spec.split == "train"]
+    return tuple(capture(one.spec.model_copy(update={"hookpoint": h}), **one.inputs) for one in of_split for h in sites.hookpoints)
 
 
 def _windows_of(p: Pipeline, sae: Artifact, seen: dict[Artifact, Recipe]) -> Manifest | None:
@@ -213,7 +234,7 @@ def _windows_of(p: Pipeline, sae: Artifact, seen: dict[Artifact, Recipe]) -> Man
     Raises ``SpecError`` where there are none either.
     """
     store = p.store
-    if _captures(store, sae, seen):
+    if _captures(p, sae, seen):
         return None
     for artifact in store.artifacts():
         if artifact.stage == "mine":

@@ -17,6 +17,7 @@ from artifacts.errors import ArtifactNotFound
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Store
+from tasks.adopt import AdoptSpec, adopt
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import AnalyseSpec, analyse
 from tasks.capture import CaptureSpec, capture
@@ -27,10 +28,12 @@ from tasks.explain import ExplainSpec, explain
 from tasks.kinds import decode, spec_class
 from tasks.mine import MineSpec, mine
 from tasks.normalise import NormaliseSpec, normalise
+from tasks.probe import ProbeSpec, probe
 from tasks.provide import ProvideSpec, provide
 from tasks.score import ScoreSpec, score
 from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Recipe, Stage, Summary
+from tasks.survey import SurveySpec, survey
 from tasks.train import TrainSpec, train
 
 
@@ -69,6 +72,7 @@ _STAGES: dict[str, tuple[Stage, Callable[[Mapping[str, Any]], Spec]]] = {
         (normalise, lambda payload: NormaliseSpec(norm=decode("tasks.norms", payload))),
         (capture, partial(revived, CaptureSpec)),
         (train, partial(revived, TrainSpec)),
+        (adopt, partial(revived, AdoptSpec)),
         (evaluate, partial(revived, EvaluateSpec)),
         (encode, partial(revived, EncodeSpec)),
         (mine, partial(revived, MineSpec)),
@@ -76,6 +80,8 @@ _STAGES: dict[str, tuple[Stage, Callable[[Mapping[str, Any]], Spec]]] = {
         (explain, partial(revived, ExplainSpec)),
         (score, partial(revived, ScoreSpec)),
         (analyse, partial(revived, AnalyseSpec)),
+        (survey, partial(revived, SurveySpec)),
+        (probe, partial(revived, ProbeSpec)),
     )
 }  # fmt: skip
 """Stage to what makes its spec of what it hashed."""

@@ -30,7 +30,7 @@ def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[arg
     """Flags, plain names and overrides of a command."""
     parser = argparse.ArgumentParser(prog=f"saint {command}", description=about, allow_abbrev=False)
     for name, what in flags.items():
-        parser.add_argument(*(["-m"] if name == "multirun" else []), f"--{name}", action="store_true", help=what)
+        parser.add_argument(*(["-m"] if name == "multirun" else []), f"--{name.replace('_', '-')}", action="store_true", help=what)
     parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="artifacts, runs, or overrides")
     found = parser.parse_intermixed_args(rest)
     overrides = [w for w in found.words if "=" in w]

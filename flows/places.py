@@ -14,6 +14,9 @@ from artifacts.store import Store
 from tasks.kinds import validated
 from tasks.spec import SpecError
 
+STORE = "SAINT_STORE"
+"""Environment variable with the store's folder where nothing else names it."""
+
 
 class Place(BaseModel):
     """A folder on a disk."""
@@ -133,3 +136,16 @@ def place(fields: Mapping[str, Any]) -> Place | S3Place:
     if kind not in PLACES:
         raise SpecError(f"backend.kind = {kind!r}, but there are {' and '.join(PLACES)}; use one of them")
     return validated(PLACES[kind], fields, "backend")
+
+
+def store_at(where: str | Path | None = None) -> Store:
+    """The store in a folder, or at ``s3://bucket/prefix``; without either that of ``$SAINT_STORE``, then ``saint-store`` here.
+
+    Raises ``SpecError`` where there is none.
+    """
+    named = str(where or os.environ.get(STORE) or "saint-store")
+    bucket, _, prefix = named.removeprefix("s3://").partition("/")
+    found: Place | S3Place = S3Place(bucket=bucket, prefix=prefix) if named.startswith("s3://") else Place(root=named)
+    if not found.exists():
+        raise SpecError(f"store = {named!r}, but there is no such folder; saint run makes a store, {STORE} or store= names another")
+    return found.store()

@@ -13,7 +13,7 @@ from flows.lineage import Held, refuse
 from flows.recipes import Wanted
 from flows.sizes import Line, Sizes
 from flows.sweep import Job, wanted
-from tasks.realising import Seen, missing
+from tasks.realising import Seen, lanes, missing, units
 from tasks.stage import Recipe
 
 _PAST = 20
@@ -37,6 +37,10 @@ class Plan:
     passes: int = 0
     """Times that a language model goes over the text: hookpoints of one model and one text share it."""
 
+    reads: int = 0
+    """Times that activations are read to train on them: SAEs that differ in nothing else share a read, up to
+    ``runtime.saes_together`` of them."""
+
     @property
     def json(self) -> dict[str, Any]:
         """The same as documented JSON (README, "Output for scripts")."""
@@ -58,6 +62,7 @@ class Plan:
             "jobs": self.n_jobs,
             "recipes": self.n_recipes,
             "model_passes": self.passes,
+            "training_reads": self.reads,
             "total": total,
         }
 
@@ -94,12 +99,18 @@ def plan(jobs: Sequence[Job]) -> Plan:
             line.usd = 0.0
         if times := past.get(line.stage):
             line.seconds = round(sorted(times)[len(times) // 2] * line.missing, 1) if line.missing else None
-    return Plan(union, list(lines.values()), todo, found, len(jobs), n_recipes, passes(todo))
+    shared = reads(todo, jobs[0].pipeline.runtime.saes_together)
+    return Plan(union, list(lines.values()), todo, found, len(jobs), n_recipes, passes(todo), shared)
 
 
 def passes(todo: Sequence[Recipe]) -> int:
     """How often a model goes over the text, to make these: captures that differ only in hookpoint, split and shard are one."""
     return len({_pass(recipe) for recipe in todo if recipe.stage.name == "capture"})
+
+
+def reads(todo: Sequence[Recipe], most: int) -> int:
+    """How often activations are read, by one process, to train what is to be trained of these."""
+    return sum(len(units(lane, most)) for lane in lanes([r for r in todo if r.stage.name == "train"]))
 
 
 def _pass(recipe: Recipe) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flows import beginning
 from flows.config import Pipeline
+from tasks.adopt import adopt
 from tasks.amplify import AmplifySpec, amplify
 from tasks.analyse import analyse
 from tasks.analysis.naming import titles
@@ -65,23 +66,20 @@ def recipes(p: Pipeline) -> Wanted:
     lm = provide(ProvideSpec(lm=p.lm), **({"corpus": text} if p.lm.NEEDS_CORPUS else {}))
     wanted = Wanted()
     for sites in map(Sites.parse, p.hookpoints):
-
-        def shards(split: str, n: int, sites: Sites = sites) -> list[Shard]:
-            at = {"split": split, "n_shards": n}
-            each = [p.capture.model_copy(update={"hookpoint": h, **at}) for h in sites.hookpoints]
-            return [
-                tuple(capture(spec.model_copy(update={"shard": i}), corpus=text, lm=lm) for spec in each) for i in range(n)
-            ]
-
-        training, validation, test = shards("train", p.capture.n_shards), shards("validation", 1), shards("test", 1)
-        norms = {
+        training, validation, test = (
+            captured(p, sites, split, n, text, lm) for split, n in (("train", p.capture.n_shards), ("validation", 1), ("test", 1))
+        )
+        norms = {} if p.adopt else {
             at: normalise(NormaliseSpec(norm=p.norm), shards=[shard[i] for shard in training])
             for i, at in enumerate(sites.hookpoints)
         }
-        spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
-        norm = norms[str(sites)] if sites.one else list(norms.values())
-        init = {"init": beginning.recipe(p)} if p.init_from else {}
-        sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm, **init)
+        if p.adopt:
+            sae = adopt(p.adopt, lm=lm)
+        else:
+            spec = p.train if sites.one else p.train.model_copy(update={"sites": str(sites)})
+            norm = norms[str(sites)] if sites.one else list(norms.values())
+            init = {"init": beginning.recipe(p)} if p.init_from else {}
+            sae = train(spec, shards=flat(training), validation=flat(validation), norm=norm, **init)
         metrics = evaluate(p.evaluate, lm=lm, sae=sae, shards=flat(test))
         mined = windows(p, lm, sae, sites, training + test)
         named = {
@@ -94,6 +92,12 @@ def recipes(p: Pipeline) -> Wanted:
         wanted.finals.append(named["report"])
         wanted.named[str(sites)] = named
     return wanted
+
+
+def captured(p: Pipeline, sites: Sites, split: str, n: int, text: Recipe, lm: Recipe) -> list[Shard]:
+    """The ``n`` shards of a split, at all hookpoints of an SAE."""
+    each = [p.capture.model_copy(update={"hookpoint": h, "split": split, "n_shards": n}) for h in sites.hookpoints]
+    return [tuple(capture(spec.model_copy(update={"shard": i}), corpus=text, lm=lm) for spec in each) for i in range(n)]
 
 
 def flat(shards: Sequence[Shard]) -> list[Recipe]:

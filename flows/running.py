@@ -223,9 +223,11 @@ def print_plan(found: Plan, notes: Sequence[str] = ()) -> None:
         for line in found.lines
     ]
     if found.n_jobs > 1:
+        n_saes = sum(line.missing for line in found.lines if line.stage == "train")
+        shared = f", {n_saes} SAEs in {found.reads} read{'s' * (found.reads > 1)} of the activations" * (n_saes > found.reads)
         print(
             f"{found.n_jobs} jobs: {found.n_recipes} stages, {sum(line.n for line in found.lines)} distinct, "
-            f"{len(found.found)} found, {found.passes} model {'pass' if found.passes == 1 else 'passes'}"
+            f"{len(found.found)} found, {found.passes} model {'pass' if found.passes == 1 else 'passes'}{shared}"
         )
     for note in notes:
         print(note)

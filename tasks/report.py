@@ -38,7 +38,8 @@ def page(job: Job[ReportSpec]) -> str:
     """The whole page."""
     from markupsafe import Markup
 
-    from tasks.reporting import gather, plots, scores
+    from tasks.reporting import gather, plots, scores, survey_plots
+    from tasks.reporting.alike import alike
     from tasks.reporting.pages import rendered
 
     spec, mine, explain = job.spec, job.one("mine"), job.one("explain")
@@ -50,6 +51,9 @@ def page(job: Job[ReportSpec]) -> str:
     for row in rows:
         row["bins"] = plots.activations(row.pop("histogram"), edges)
     cards = gather.cards(mine, explain, gather.chosen(rows, spec.n_cards), spec.n_windows)
+    near, spread = alike(job.one("train"), list(cards))
+    for latent, card in cards.items():
+        card["nearest"] = near[latent]
     scored = sorted((r for r in rows if r["value"] is not None), key=gather.by_surety)
     best = [r["latent"] for r in scored[: spec.n_best]]
     worst = [r["latent"] for r in reversed(scored[spec.n_best :][-(spec.n_best // 2) :])]
@@ -75,7 +79,11 @@ def page(job: Job[ReportSpec]) -> str:
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
             f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "
-            f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
+            + (
+                f"imported from {sae['adopted']['format']}"
+                if "adopted" in sae
+                else f"trained on {train['n_tokens']:,} tokens of {job.one('corpus').summary['n_documents']:,} documents"
+            )
         ),
         figures=_figures(job, metrics, analysis, scores.headline(analysis)),
         data=Markup(embedded(data)),
@@ -83,10 +91,11 @@ def page(job: Job[ReportSpec]) -> str:
         scores=scores.section(analysis, latents),
         scorers=[scorer["name"] for scorer in analysis["scorers"]],
         sae_plots=[
-            plot(plots.training(log), "Fraction of variance unexplained, on train and held-out documents"),
-            plot(plots.dead(log), "Latents silent for long, and the learning rate"),
+            *([plot(plots.training(log), "Fraction of variance unexplained, on train and held-out documents")] if log else []),
+            *([plot(plots.dead(log), "Latents silent for long, and the learning rate")] if log else []),
             plot(plots.losses(metrics), "What the language model loses by the SAE"),
             plot(plots.densities([r["density"] for r in latents]), "How often latents fire"),
+            *(plot(svg, caption) for svg, caption in survey_plots.sampled(spread)),
         ],
         metrics=[
             {"name": n, "value": _shown(m["value"]), "definition": m.get("definition", ""), "source": m.get("source", "")}

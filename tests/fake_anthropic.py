@@ -16,33 +16,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-DROP_AFTER_ACCEPTING = "accept, then drop"
-DROP_BEFORE_ACCEPTING = "drop"
-CUT_IN_A_LINE = "half a line"
-CUT_SILENTLY = "half a line, no sign of it"
-DUPLICATE, UNKNOWN, MISSING = "a line twice", "an unknown custom_id", "a line missing"
-REDIRECT = "redirect to a foreign host"
-HANG, HTML, GARBAGE = "never answer", "a web page", "half the JSON"
-"""Faults of ``message``: the request is taken, and paid for, but for the web page."""
+from tests.faulty import (  # noqa: F401  # faults, as they are named by tests
+    CUT_IN_A_LINE,
+    CUT_SILENTLY,
+    DROP_AFTER_ACCEPTING,
+    DROP_BEFORE_ACCEPTING,
+    DUPLICATE,
+    GARBAGE,
+    HANG,
+    HTML,
+    MISSING,
+    REDIRECT,
+    UNKNOWN,
+    Faulty,
+    Handler,
+    digest,
+    spoilt,
+    status,
+)
 
-PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Who are you?</body></html>"
 SECONDS_PER_HOUR = 3600
-
-
-def status(code: int, headers: dict[str, str] | None = None, message: str = "told to fail", name: str = "api_error") -> tuple:
-    """A fault: answer with an HTTP error."""
-    return ("status", code, headers or {"retry-after-ms": "5"}, message, name)
 
 
 def succeeded(text: Any, stop: str = "end_turn", thinking: bool = False, usage: dict[str, int] | None = None) -> dict:
@@ -95,7 +95,7 @@ class _Batch:
 
 
 @dataclass
-class FakeAnthropic:
+class FakeAnthropic(Faulty):
     """The server. Start it with ``with``."""
 
     answer: Callable[[dict[str, Any]], Any] = by_schema
@@ -119,40 +119,14 @@ class FakeAnthropic:
     seconds: float = 0.0
     """That the answer to a message takes."""
 
-    most_at_once: int = 0
-    """Messages that were being answered at the same time."""
-
     def __post_init__(self) -> None:
-        self._at_once = 0
-        self._ends = threading.Event()
         self._paid: Counter = Counter()
         self._paid_tokens = [0, 0]
-        self._faults: dict[str, list[Any]] = {}
-        self._lock = threading.RLock()
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> FakeAnthropic:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def fault(self, where: str, *what: Any) -> None:
-        """Queue faults; each spoils one request of that sort, in order."""
-        self._faults.setdefault(where, []).extend(what)
-
-    def take(self, where: str) -> Any:
-        with self._lock:
-            queue = self._faults.get(where)
-            return queue.pop(0) if queue else None
+        self.serve(_Messages)
 
     def count(self, method: str, ending: str = "/v1/messages/batches") -> int:
         """How often something was asked."""
-        return sum(line.startswith(method) and line.partition("?")[0].endswith(ending) for line in self.seen)
+        return self.asked_for(method, ending)
 
     @property
     def paid(self) -> Counter:
@@ -237,15 +211,8 @@ class FakeAnthropic:
     def message(self, params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """What a single message is answered: HTTP status and body."""
         assert not any(name in params for name in ("temperature", "top_p", "top_k"))
-        with self._lock:
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
-        try:
-            self._ends.wait(self.seconds)
+        with self.answering(self.seconds):
             given = self.answer(params)
-        finally:
-            with self._lock:
-                self._at_once -= 1
         if isinstance(given, dict) and given.get("type") == "errored":
             return 400, given["error"]
         if not (isinstance(given, dict) and given.get("type") == "succeeded"):
@@ -258,121 +225,43 @@ class FakeAnthropic:
         if self.shuffle:
             Random(batch.id).shuffle(items)
         rows = [json.dumps({"custom_id": id, "result": result}, ensure_ascii=False).encode() + b"\n" for id, result in items]
-        if fault == MISSING:
-            rows = rows[1:]
-        if fault == GARBAGE:
-            rows[0] = b"<html>" + rows[0]
-        if fault == DUPLICATE:
-            spoiled = json.dumps({"custom_id": items[0][0], "result": {"type": "expired"}}).encode()
-            rows.append(spoiled + b"\n")
-        if fault == UNKNOWN:
-            rows.insert(0, json.dumps({"custom_id": "who-is-this", "result": {"type": "expired"}}).encode() + b"\n")
-        if fault in (CUT_IN_A_LINE, CUT_SILENTLY):
-            rows[-1] = rows[-1][: len(rows[-1]) // 2]
-        return rows
+        return spoilt(rows, fault, lambda id: {"custom_id": id, "result": EXPIRED}, items[0][0])
 
 
-def digest(params: dict[str, Any]) -> str:
-    """The ledger's name for a request."""
-    return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
-
-
-def page(handler: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict[str, str]) -> None:
-    """Send one whole answer."""
-    handler.send_response(code)
-    for name, value in headers.items():
-        handler.send_header(name, value)
-    handler.send_header("content-length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, *_: object) -> None: ...  # a client that went away is no news
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Messages(Handler):
     api: FakeAnthropic
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
 
-    def log_message(self, *_: object) -> None: ...
-
-    def _send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        headers = {"content-type": "application/json", "request-id": "req_1", **(headers or {})}
-        page(self, code, json.dumps(body).encode(), headers)
-
-    def _drop(self) -> None:
-        self.close_connection = True
-        self.connection.close()
-
-    def _handle(self, method: str) -> None:
-        self.api.seen.append(f"{method} {self.path}")
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.api.keys.add(self.headers.get("authorization", "").removeprefix("Bearer "))
-        parts = urlsplit(self.path)
-        path = parts.path.removeprefix("/v1/messages/batches").strip("/").split("/")
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    def sort(self, method: str, path: str) -> str:
+        rest = self._rest(path)
         if method == "POST":
-            where = "message" if parts.path == "/v1/messages" else "create"
-        elif path == [""]:
-            where = "list"
-        else:
-            where = "results" if path[-1] == "results" else "retrieve"
-        if self.api.before is not None:
-            self.api.before(where)
-        fault = self.api.take(where)
-        if fault == DROP_BEFORE_ACCEPTING:
-            return self._drop()
-        if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message, name = fault
-            error = {"type": "error", "error": {"type": name, "message": message}, "request_id": "req_1"}
-            return self._send(code, error, headers)
-        if fault == REDIRECT:
-            return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
+            return "message" if path == "/v1/messages" else "create"
+        return "list" if rest == [""] else "results" if rest[-1] == "results" else "retrieve"
+
+    def error(self, message: str, name: str) -> dict[str, Any]:
+        return {"type": "error", "error": {"type": name, "message": message}, "request_id": "req_1"}
+
+    def answer(self, where: str, path: str, query: dict[str, str], body: bytes, fault: Any) -> None:
         if where == "message":
-            return self._message(json.loads(body), fault)
-        if fault == HTML:
-            return page(self, 200, PAGE, {"content-type": "text/html"})
+            return self.send_unless(fault, *self.api.message(json.loads(body)))
         if fault == GARBAGE and where == "create":  # taken all the same
             self.api.create(json.loads(body)["requests"])
         if fault == GARBAGE and where != "results":
-            return page(self, 200, b'{"id": ', {"content-type": "application/json"})
+            return self.send(200, b'{"id": ')
         if where == "create":
-            shown = self.api.create(json.loads(body)["requests"])
-            return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)
+            return self.send_unless(fault, 200, self.api.create(json.loads(body)["requests"]))
         if where == "list":
             return self._list(query)
-        batch = self.api.batches.get(path[0])
+        batch = self.api.batches.get(self._rest(path)[0])
         if batch is None:
-            return self._send(404, {"type": "error", "error": {"type": "not_found_error", "message": "no such batch"}})
+            return self.send(404, self.error("no such batch", "not_found_error"))
         if where == "retrieve":
             shown = self.api.shown(batch)
             batch.polls += 1
-            return self._send(200, shown)
-        return self._results(batch, fault)
+            return self.send(200, shown)
+        return self.send_lines(self.api.lines(batch, fault), fault, "application/x-jsonl")
 
-    def _message(self, params: dict[str, Any], fault: Any) -> None:
-        if fault == HTML:
-            return self._raw(200, PAGE, "text/html; charset=utf-8")
-        code, answer = self.api.message(params)
-        if fault == HANG:
-            self.api._ends.wait(60)
-        if fault in (HANG, DROP_AFTER_ACCEPTING):
-            return self._drop()
-        data = json.dumps(answer).encode()
-        self._raw(code, data[: len(data) // 2] if fault == GARBAGE else data, "application/json")
-
-    def _raw(self, code: int, data: bytes, kind: str) -> None:
-        self.send_response(code)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    def _rest(self, path: str) -> list[str]:
+        return path.removeprefix("/v1/messages/batches").strip("/").split("/")
 
     def _list(self, query: dict[str, str]) -> None:
         every = list(reversed(self.api.batches.values()))
@@ -380,35 +269,9 @@ class _Handler(BaseHTTPRequestHandler):
         start = ids.index(query["after_id"]) + 1 if "after_id" in query else 0
         limit = int(query.get("limit", 20))
         page = [self.api.shown(batch) for batch in every[start : start + limit]]
-        self._send(200, {
+        self.send(200, {
             "data": page,
             "has_more": start + limit < len(every),
             "first_id": page[0]["id"] if page else None,
             "last_id": page[-1]["id"] if page else None,
         })  # fmt: skip
-
-    def _results(self, batch: _Batch, fault: Any) -> None:
-        rows = self.api.lines(batch, fault)
-        self.send_response(200)
-        self.send_header("content-type", "application/x-jsonl")
-        if fault == CUT_SILENTLY:  # no length, so that only the half line shows that something is missing
-            self.send_header("connection", "close")
-            self.end_headers()
-            self.wfile.write(b"".join(rows))
-            self.wfile.flush()
-            return self._drop()
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for row in rows:
-            self.wfile.write(f"{len(row):x}\r\n".encode() + row + b"\r\n")
-        if fault == CUT_IN_A_LINE:
-            self.wfile.flush()
-            time.sleep(0.01)
-            return self._drop()
-        self.wfile.write(b"0\r\n\r\n")
-
-    def do_GET(self) -> None:
-        self._handle("GET")
-
-    def do_POST(self) -> None:
-        self._handle("POST")

@@ -13,26 +13,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, urlsplit
 
-from tests.fake_anthropic import (
-    DROP_AFTER_ACCEPTING,
-    DROP_BEFORE_ACCEPTING,
-    GARBAGE,
-    HANG,
-    HTML,
-    PAGE,
-    REDIRECT,
-    _Server,
-    digest,
-)
 from tests.fake_anthropic import by_schema as _by_schema
+from tests.faulty import Faulty, Handler, digest
 
 
 def said(
@@ -55,7 +42,7 @@ def by_schema(params: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class FakeOpenAI:
+class FakeOpenAI(Faulty):
     """The server. Start it with ``with``; its address ends with ``/v1``."""
 
     answer: Callable[[dict[str, Any]], Any] = lambda params: "{}"
@@ -80,9 +67,6 @@ class FakeOpenAI:
     paid_tokens: list[int] = field(default_factory=lambda: [0, 0])
     """Input and output tokens paid for."""
 
-    most_at_once: int = 0
-    """Completions that were being made at the same time."""
-
     routes: ClassVar[tuple[tuple[str, str, str], ...]] = (("POST", r"/v1/chat/completions", "chat"),)
     """HTTP method, pattern of the path, and the name of the route: of the method here that serves it, and of its faults.
 
@@ -90,43 +74,14 @@ class FakeOpenAI:
     an HTTP status and the answer, as JSON or as bytes."""
 
     def __post_init__(self) -> None:
-        self._faults: dict[str, list[Any]] = {}
-        self._lock = threading.RLock()
-        self._at_once = 0
-        self._ends = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> FakeOpenAI:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def fault(self, where: str, *what: Any) -> None:
-        """Queue faults; each spoils one request of that route, in order."""
-        self._faults.setdefault(where, []).extend(what)
-
-    def take(self, where: str) -> Any:
-        with self._lock:
-            queue = self._faults.get(where)
-            return queue.pop(0) if queue else None
+        self.serve(_Routes, "/v1")
 
     def chat(self, body: bytes, **_: Any) -> tuple[int, Any]:
         params = json.loads(body)
         with self._lock:
             self.asked.append(params)
-            self._at_once += 1
-            self.most_at_once = max(self.most_at_once, self._at_once)
-        try:
-            self._ends.wait(self.seconds)
+        with self.answering(self.seconds):
             return self.completed(params)
-        finally:
-            with self._lock:
-                self._at_once -= 1
 
     def completed(self, params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """The answer to a chat completion, which is paid for: HTTP status and body."""
@@ -162,62 +117,20 @@ def _token(text: str, k: int) -> dict[str, Any]:
             "top_logprobs": [{"token": text, "logprob": -0.1, "bytes": None}, *others]}  # fmt: skip
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Routes(Handler):
     api: FakeOpenAI
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
+    REQUEST_ID = "x-request-id"
 
-    def log_message(self, *_: object) -> None: ...
+    def sort(self, method: str, path: str) -> str | None:
+        return next((name for name, _ in self._matches(method, path)), None)
 
-    def _send(self, code: int, body: Any, headers: dict[str, str] | None = None, kind: str = "application/json") -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(code)
-        for name, value in {"content-type": kind, "x-request-id": "req_1", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    def error(self, message: str, name: str) -> dict[str, Any]:
+        return {"error": {"message": message, "type": name, "code": None}}
 
-    def _drop(self) -> None:
-        self.close_connection = True
-        self.connection.close()
+    def answer(self, where: str, path: str, query: dict[str, str], body: bytes, fault: Any) -> None:
+        ((_, match), *_) = self._matches(self.command, path)
+        given = getattr(self.api, where)(body=body, headers=self.headers, query=query, **match.groupdict())
+        self.send_unless(fault, *given)
 
-    def _handle(self, method: str) -> None:
-        self.api.seen.append(f"{method} {self.path}")
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        self.api.keys.add(self.headers.get("authorization", "").removeprefix("Bearer "))
-        parts = urlsplit(self.path)
-        found = [(name, m) for verb, path, name in self.api.routes if verb == method and (m := re.fullmatch(path, parts.path))]
-        if not found:
-            return self._send(404, {"error": {"message": "no such thing", "type": "not_found", "code": None}})
-        where, match = found[0]
-        if self.api.before is not None:
-            self.api.before(where)
-        fault = self.api.take(where)
-        if fault == DROP_BEFORE_ACCEPTING:
-            return self._drop()
-        if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message, name = fault
-            return self._send(code, {"error": {"message": message, "type": name, "code": None}}, headers)
-        if fault == REDIRECT:
-            return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
-        if fault == HTML:
-            return self._send(200, PAGE, kind="text/html; charset=utf-8")
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        code, answer = getattr(self.api, where)(body=body, headers=self.headers, query=query, **match.groupdict())
-        if fault == HANG:
-            self.api._ends.wait(60)
-        if fault in (HANG, DROP_AFTER_ACCEPTING):
-            return self._drop()
-        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self._send(code, data[: len(data) // 2] if fault == GARBAGE else data)
-
-    def do_GET(self) -> None:
-        self._handle("GET")
-
-    def do_POST(self) -> None:
-        self._handle("POST")
-
-    def do_DELETE(self) -> None:
-        self._handle("DELETE")
+    def _matches(self, method: str, path: str) -> list[tuple[str, re.Match[str]]]:
+        return [(name, m) for verb, shape, name in self.api.routes if verb == method and (m := re.fullmatch(shape, path))]

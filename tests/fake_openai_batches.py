@@ -13,31 +13,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from tests.fake_anthropic import (
+from tests.fake_openai import by_schema
+from tests.faulty import (  # noqa: F401  # faults, as they are named by tests
     CUT_IN_A_LINE,
     CUT_SILENTLY,
     DROP_AFTER_ACCEPTING,
     DROP_BEFORE_ACCEPTING,
     DUPLICATE,
     GARBAGE,
+    HANG,
     HTML,
     MISSING,
-    PAGE,
     REDIRECT,
     UNKNOWN,
-    page,
+    Faulty,
+    Handler,
+    digest,
+    spoilt,
+    status,
 )
-from tests.fake_openai import by_schema
 
 FAILED = "the batch is not worked on at all"
 
@@ -73,7 +74,7 @@ class _Batch:
 
 
 @dataclass
-class FakeOpenAIBatches:
+class FakeOpenAIBatches(Faulty):
     """The server. Start it with ``with``."""
 
     answer: Callable[[dict[str, Any]], Any] = by_schema
@@ -98,32 +99,11 @@ class FakeOpenAIBatches:
     def __post_init__(self) -> None:
         self._paid: Counter = Counter()
         self._paid_tokens = [0, 0]
-        self._faults: dict[str, list[Any]] = {}
-        self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> FakeOpenAIBatches:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def fault(self, where: str, *what: Any) -> None:
-        """Queue faults; each spoils one request of that sort, in order."""
-        self._faults.setdefault(where, []).extend(what)
-
-    def take(self, where: str) -> Any:
-        with self._lock:
-            queue = self._faults.get(where)
-            return queue.pop(0) if queue else None
+        self.serve(_FilesAndBatches, "/v1")
 
     def count(self, method: str, ending: str = "/v1/batches") -> int:
         """How often something was asked."""
-        return sum(line.startswith(method) and line.partition("?")[0].endswith(ending) for line in self.seen)
+        return self.asked_for(method, ending)
 
     @property
     def paid(self) -> Counter:
@@ -223,17 +203,7 @@ class FakeOpenAIBatches:
         if self.shuffle:
             Random(batch.id).shuffle(items)
         rows = [json.dumps(_line(id, result), ensure_ascii=False).encode() + b"\n" for id, result in items]
-        if fault == MISSING:
-            rows = rows[1:]
-        if fault == DUPLICATE:
-            rows.append(json.dumps(_line(items[0][0], EXPIRED)).encode() + b"\n")
-        if fault == UNKNOWN:
-            rows.insert(0, json.dumps(_line("who-is-this", EXPIRED)).encode() + b"\n")
-        if fault == GARBAGE:
-            rows[0] = b"<html>" + rows[0]
-        if fault in (CUT_IN_A_LINE, CUT_SILENTLY):
-            rows[-1] = rows[-1][: len(rows[-1]) // 2]
-        return rows
+        return spoilt(rows, fault, lambda id: _line(id, EXPIRED), items[0][0] if items else "")
 
 
 def _line(id: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -252,84 +222,56 @@ def _line(id: str, result: dict[str, Any]) -> dict[str, Any]:
     return {**line, "response": {"status_code": 200, "request_id": "req_1", "body": body}}
 
 
-def digest(body: dict[str, Any]) -> str:
-    """The ledger's name for a request."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _FilesAndBatches(Handler):
     api: FakeOpenAIBatches
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = 1 << 16
 
-    def log_message(self, *_: object) -> None: ...
-
-    def _send(self, code: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        page(self, code, json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})})
-
-    def _drop(self) -> None:
-        self.close_connection = True
-        self.connection.close()
-
-    def _missing(self) -> None:
-        self._send(404, {"error": {"message": "no such thing", "type": "invalid_request_error", "code": None}})
-
-    def _handle(self, method: str) -> None:
-        api = self.api
-        api.seen.append(f"{method} {self.path}")
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        api.keys.add(self.headers.get("authorization", "").removeprefix("Bearer "))
-        parts = urlsplit(self.path)
-        path = parts.path.removeprefix("/v1/").strip("/").split("/")
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        where = {
+    def sort(self, method: str, path: str) -> str | None:
+        rest = self._rest(path)
+        return {
             ("POST", "files"): "upload", ("POST", "batches"): "create", ("DELETE", "files"): "delete",
-            ("GET", "files"): "results" if path[-1] == "content" else "files",
-            ("GET", "batches"): "list" if len(path) == 1 else "retrieve",
-        }[method, path[0]]  # fmt: skip
-        if api.before is not None:
-            api.before(where)
-        fault = api.take(where)
-        if fault == DROP_BEFORE_ACCEPTING:
-            return self._drop()
-        if isinstance(fault, tuple) and fault[0] == "status":
-            _, code, headers, message, name = fault
-            return self._send(code, {"error": {"message": message, "type": name, "code": None}}, headers)
-        if fault == REDIRECT:
-            return self._send(302, {}, {"location": f"http://localhost:1{self.path}"})
-        if fault == HTML:
-            return page(self, 200, PAGE, {"content-type": "text/html"})
+            ("GET", "files"): "results" if rest[-1] == "content" else "files",
+            ("GET", "batches"): "list" if len(rest) == 1 else "retrieve",
+        }.get((method, rest[0]))  # fmt: skip
+
+    def error(self, message: str, name: str) -> dict[str, Any]:
+        return {"error": {"message": message, "type": name, "code": None}}
+
+    def answer(self, where: str, path: str, query: dict[str, str], body: bytes, fault: Any) -> None:
+        api, rest = self.api, self._rest(path)
         if fault == GARBAGE and where == "create":  # taken all the same
             api.create(json.loads(body))
         if fault == GARBAGE and where != "results":
-            return page(self, 200, b'{"id": ', {"content-type": "application/json"})
+            return self.send(200, b'{"id": ')
         if where == "upload":
-            name, content = _uploaded(body)
-            shown = api.upload(name, content)
-            return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)
+            return self.send_unless(fault, 200, api.upload(*_uploaded(body)))
         if where == "create":
-            shown = api.create(json.loads(body), fails=fault == FAILED)
-            return self._drop() if fault == DROP_AFTER_ACCEPTING else self._send(200, shown)
+            return self.send_unless(fault, 200, api.create(json.loads(body), fails=fault == FAILED))
         if where == "list":
             return self._list([api.shown(batch) for batch in api.batches.values()], query)
-        if where == "retrieve":
-            batch = api.batches.get(path[1])
-            if batch is None:
+        if where == "files" and len(rest) == 1:
+            return self._list([api.file(id) for id in api.files], query)
+        if where in ("retrieve", "results"):
+            batch = api.batches.get(rest[1] if where == "retrieve" else rest[1].split("-", 2)[-1])
+            if batch is None or (where == "results" and batch.results is None):
                 return self._missing()
+            if where == "results":
+                rows = api.lines(batch, rest[1].startswith("file-out"), fault)
+                return self.send_lines(rows, fault, "application/octet-stream")
             shown = api.shown(batch)
             batch.polls += 1
-            return self._send(200, shown)
-        if where == "results":
-            return self._results(path[1], fault)
-        if len(path) == 1:
-            return self._list([api.file(id) for id in api.files], query)
-        if path[1] not in api.files:
+            return self.send(200, shown)
+        if rest[1] not in api.files:
             return self._missing()
         if where == "delete":
-            del api.files[path[1]]
-            return self._send(200, {"id": path[1], "object": "file", "deleted": True})
-        return self._send(200, api.file(path[1]))
+            del api.files[rest[1]]
+            return self.send(200, {"id": rest[1], "object": "file", "deleted": True})
+        return self.send(200, api.file(rest[1]))
+
+    def _rest(self, path: str) -> list[str]:
+        return path.removeprefix("/v1/").strip("/").split("/")
+
+    def _missing(self) -> None:
+        self.send(404, self.error("no such thing", "invalid_request_error"))
 
     def _list(self, every: list[dict[str, Any]], query: dict[str, str]) -> None:
         if self.api.newest_first:
@@ -339,39 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         past = start + min(int(query.get("limit", 20)), self.api.page_size)
         shown = every[start:past]
         ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {}
-        self._send(200, {"object": "list", "data": shown, "has_more": past < len(every), **ends})
-
-    def _results(self, id: str, fault: Any) -> None:
-        batch = self.api.batches.get(id.split("-", 2)[-1])
-        if batch is None or batch.results is None:
-            return self._missing()
-        rows = self.api.lines(batch, id.startswith("file-out"), fault)
-        self.send_response(200)
-        self.send_header("content-type", "application/octet-stream")
-        if fault == CUT_SILENTLY:  # no length, so that only the half line shows that something is missing
-            self.send_header("connection", "close")
-            self.end_headers()
-            self.wfile.write(b"".join(rows))
-            self.wfile.flush()
-            return self._drop()
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
-        for row in rows:
-            self.wfile.write(f"{len(row):x}\r\n".encode() + row + b"\r\n")
-        if fault == CUT_IN_A_LINE:
-            self.wfile.flush()
-            time.sleep(0.01)
-            return self._drop()
-        self.wfile.write(b"0\r\n\r\n")
-
-    def do_GET(self) -> None:
-        self._handle("GET")
-
-    def do_POST(self) -> None:
-        self._handle("POST")
-
-    def do_DELETE(self) -> None:
-        self._handle("DELETE")
+        self.send(200, {"object": "list", "data": shown, "has_more": past < len(every), **ends})
 
 
 def _uploaded(body: bytes) -> tuple[str, bytes]:

@@ -65,7 +65,7 @@ def world(norm: str = "rms"):
     table = model.model.embed_tokens.weight
     ids = tokenizer.convert_tokens_to_ids([f"\u2581{word}" for word in WORDS])
     kind = decode("tasks.norms", {"kind": norm}, "norm")
-    fitted = FittedNorm(kind, kind.fit(Statistics.of(table)))
+    fitted = FittedNorm(kind, kind.fit(Statistics.of(table), [table]))
     sae = TopK(k=len(WORDS), n_latents=len(WORDS), expansion_factor=None).build(D)
     seen = fitted.apply(table)[0]
     mean = seen.mean(0)

@@ -155,7 +155,7 @@ def _of_json(found: Any, file: Path) -> Iterator[Explanation]:
         raise ValueError("its JSON is neither an array nor an object")
     first = next(iter(found.values()), None)
     if isinstance(first, dict):
-        from tasks.formats.saint_replies import SaintReplies
+        from tasks.explainers._saint_replies import SaintReplies
 
         if "common_semantic" in first:
             aggregate = SaintReplies().aggregate(file).items()

@@ -1,1 +1,1 @@
-"""Foreign file formats."""
+"""Foreign formats of SAE weights: read, and some of them written."""

@@ -4,8 +4,8 @@
     found = inspect(subject, ["Once upon a time"], attribute=True)
     found.prompts[0].l0_T, found.prompts[0].fvu, found.prompts[0].runs["sae"].loss_T
     found.latents()[0]                                                # what fires most over all prompts
-    plain(found, lens=Lens(subject.lm))                               # all of it as JSON
+    plain(found, {})                                                  # all of it as JSON
 
 Modules: ``seen`` (what is found of a prompt), ``looking`` (finding it), ``attribution`` (which latents make the next token
-likelier), ``plain`` (JSON, with what is known of latents from elsewhere), ``tables`` (Arrow).
+likelier), ``known`` (labels and scores from elsewhere), ``plain`` (JSON).
 """

@@ -1,4 +1,4 @@
-"""Which latents make a next token likelier: value times derivative. Shapes: n kept tokens, D width, K active latents."""
+"""Which latents make a next token likelier: value times derivative. Shapes: n kept tokens, D d_in, O d_out, K active latents."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tasks.sparse import sampled_product
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.lm.buckets import Batch
     from tasks.saes.base import Latents
     from tasks.steering.subject import Subject
 
@@ -26,11 +27,13 @@ class Attribution(NamedTuple):
     """Of what the SAE leaves over."""
 
 
-def attributed(subject: Subject, token_T: Tensor, keep_T: Tensor, latents: Latents, x_nD: Tensor, target: int | None) -> Attribution:
-    """What the kept tokens' latents do for a next token: the ``target``, or the likeliest where it is None.
+def attributed(
+    subject: Subject, batch: Batch, latents: Latents, x_nD: Tensor, y_nO: Tensor, target: int | None
+) -> Attribution:
+    """What the kept tokens' latents do for the next token of one prompt: the ``target``, or the likeliest where it is None.
 
-    ``x_nD`` is what the SAE reads at the kept tokens. Latents push through the norm, which is undone for each token in its
-    own scale. One pass forward and one back.
+    ``x_nD`` is what the SAE reads at the kept tokens, ``y_nO`` what it is to give. Latents push where steering pushes
+    (``Sites.pushed``), through the norm, which is undone for each token in its own scale. One pass forward and one back.
     """
     sae = subject.sae
     said: list[tuple[int, float]] = []
@@ -41,15 +44,17 @@ def attributed(subject: Subject, token_T: Tensor, keep_T: Tensor, latents: Laten
         said.append((wanted, log_p_V[wanted].item()))
         return log_p_V[wanted]
 
-    mask_BT = torch.ones_like(token_T, dtype=torch.bool)[None]
-    found = subject.lm.gradients(token_T[None], mask_BT, [sae.hookpoint], objective)[sae.hookpoint][0]
-    gradient_nD = found[keep_T.to(found.device)].to(x_nD.device)
+    found = subject.lm.gradients(batch.token_BT, batch.mask_BT, sae.sites.pushed, objective)
+    gradient_nO = torch.zeros_like(y_nO)
+    for hookpoint, part in sae.written(gradient_nO).items():  # views of it
+        if hookpoint in found:
+            part.copy_(found[hookpoint][batch.keep_BT.to(found[hookpoint].device)])
     with torch.no_grad():
         normed, undo = sae.norm.apply(x_nD)
         inside = sae.sae.decode(latents, normed)
     with torch.enable_grad():
         inside = inside.requires_grad_()
         outside = sae.norm.invert(inside, undo)
-        (pull_nD,) = torch.autograd.grad((outside * gradient_nD).sum(), inside)
-    rest_n = ((x_nD - outside.detach()) * gradient_nD).sum(-1)
-    return Attribution(*said[0], latents.value_BK * sampled_product(pull_nD, sae.W_dec_ND, latents.index_BK), rest_n)
+        (pull_nO,) = torch.autograd.grad((outside * gradient_nO).sum(), inside)
+    rest_n = ((y_nO - outside.detach()) * gradient_nO).sum(-1)
+    return Attribution(*said[0], latents.value_BK * sampled_product(pull_nO, sae.W_dec_ND, latents.index_BK), rest_n)

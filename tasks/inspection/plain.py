@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.inspection.known import NOTHING, Known
 from tasks.inspection.seen import Guess, Inspection, Seen, figures
 from tasks.spec import SpecError
-
-if TYPE_CHECKING:
-    from tasks.lm.lens import Lens
-    from tasks.trained import TrainedSAE
 
 ORDERS = ("sum", "max", "n_tokens", "attribution")
 """Ways to rank the latents of an inspection."""
@@ -25,15 +21,11 @@ def plain(
     *,
     wanted: Sequence[int] = (),
     by: str = "sum",
-    top: int = 10,
-    lens: tuple[Lens, TrainedSAE] | None = None,
-    n_pushed: int = 8,
 ) -> dict[str, Any]:
     """All of an inspection: ``figures``, ``prompts`` with their tokens and every active latent of each, and ``latents``.
 
     ``latents`` are those that are active on any prompt, ranked ``by`` one of ``ORDERS``, behind the ``wanted``, which are
-    there whether active or not. Where there is a lens, the wanted and the ``top`` (those alone when none is wanted) have the
-    tokens that their decoder rows push up and down. Raises ``SpecError`` for an order there is not.
+    there whether active or not. Raises ``SpecError`` for an order there is not.
     """
     if by not in ORDERS or (by == "attribution" and not all(seen.attributed for seen in found.prompts)):
         there = ORDERS if by not in ORDERS else ORDERS[:-1]
@@ -50,12 +42,6 @@ def plain(
     rows = [*first, *active.values()]
     for row in rows:
         row |= {**_known(known.get(row["latent"], NOTHING)), "wanted": row["latent"] in wanted}
-    if lens is not None:
-        through, sae = lens
-        shown = first or rows[:top]
-        pushed = through.told(sae.W_dec_ND[[row["latent"] for row in shown]], n_pushed) if shown else []
-        for row, (up, down) in zip(shown, pushed, strict=True):
-            row |= {"promoted": [list(each) for each in up], "suppressed": [list(each) for each in down]}
     return {
         "hookpoint": found.hookpoint,
         "n_latents": found.n_latents,

@@ -56,7 +56,8 @@ class ActivePairs:
 
     @cached_property
     def _row_P(self) -> Tensor:
-        return self._pairs.row_P()
+        """The token of each pair, pairs sorted by latent."""
+        return self._pairs.row_P()[self._by_latent.order_P]
 
     def summed(self, value_P: Tensor, W_NO: Tensor) -> Tensor:
         """``rows``, without autograd."""
@@ -64,7 +65,8 @@ class ActivePairs:
 
     def products(self, x_BD: Tensor, W_ND: Tensor) -> Tensor:
         """x[token] . W[latent] of each pair: [P]."""
-        return self._pairs.product_of(x_BD, W_ND)
+        found_P = self._by_latent.product_of(W_ND, x_BD, self._row_P)
+        return torch.empty_like(found_P).index_copy_(0, self._by_latent.order_P, found_P)
 
     def total(self, value_P: Tensor) -> Tensor:
         """For each latent the sum of its pairs' values: [N]."""
@@ -72,7 +74,8 @@ class ActivePairs:
 
     def outer(self, value_P: Tensor, x_BD: Tensor) -> Tensor:
         """For each latent the sum of its tokens' rows of x, each times its value: [N, D]."""
-        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), self._row_P, value_P, self.n_latents)
+        sorted_P = value_P[self._by_latent.order_P]
+        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), self._row_P, sorted_P, self.n_latents, are_sorted=True)
         return found
 
 
@@ -124,7 +127,8 @@ def _above(inner_BD: Tensor, W_ND: Tensor, bias_N: Tensor, rough: bool) -> Pairs
         return Search(W_ND, bias_N).above(inner_BD, 0.0)
     # A sum of products of bfloat16s is off by some 2^-9 of the rows' lengths, its bias and its own rounding by as much of theirs.
     margin_N = 2**-7 * (W_ND.norm(dim=-1) * inner_BD.square().mean().sqrt() + bias_N.abs())
-    found = Search(W_ND, bias_N + margin_N, W_ND.to(torch.bfloat16)).above(inner_BD, 0.0)
+    search = Search(W_ND, bias_N + margin_N, W_ND.to(torch.bfloat16))
+    found = search.exact(search.above(inner_BD, 0.0), inner_BD)
     return found._replace(pre_P=found.pre_P - margin_N[found.index_P])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.lazy import torch, transformers
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def source_of(opened: Opened) -> tuple[str, str | None]:
     """Folder or hub id of a model, and its revision.
 
-    Raises ``SpecError`` when a folder outside the store has changed since the artifact was made.
+    Raises ``SpecError`` when a folder outside the store has changed since the artifact was made, or is gone.
     """
     facts = opened.summary
     if facts.get("hub_id"):
@@ -28,6 +29,10 @@ def source_of(opened: Opened) -> tuple[str, str | None]:
     from tasks.fingerprint import fingerprint
     from tasks.lm.pretrained import MODEL_FILES
 
+    if not Path(facts["path"]).exists():
+        raise SpecError(
+            f"lm.path = {facts['path']!r}, but the language model that lay there is gone; put it back, or run again with where it is now"
+        )
     now = fingerprint(facts["path"], MODEL_FILES)
     if now != facts["fingerprint"]:
         raise SpecError(

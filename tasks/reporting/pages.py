@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from importlib.resources import files
 from typing import Any
 
@@ -24,6 +25,14 @@ def rendered(template: str, script: str, styles: tuple[str, ...], **shown: Any) 
         script_hash=base64.b64encode(hashlib.sha256(source.encode()).digest()).decode(),
         **shown,
     )
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element or a line of script."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "replace").decode()
 
 
 def _text(name: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 Row = dict[str, Any]
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories: control, format (directions, joiners, tags), surrogates, separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,8 @@ def spelled(value: Any) -> str:
 
 
 def visible(text: str) -> str:
-    """Control and direction-changing characters are shown, not obeyed."""
-    unseen = "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-    return re.sub(unseen, lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Control, direction-changing and unseen characters are shown, not obeyed."""
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
 def fronts(row: Row) -> str:

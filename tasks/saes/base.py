@@ -180,6 +180,7 @@ class SAE(ABC):
 
     def constrain(self) -> None:
         """Bring weights back to where they may be, after an optimiser's step: for kinds that bound some."""
+        return
 
     def weights(self) -> dict[str, Tensor]:
         """The weights by name."""

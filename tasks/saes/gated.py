@@ -28,7 +28,7 @@ class Gated(SAESpec):
 
     kind: Literal["gated"] = "gated"
 
-    l1_coefficient: float = Field(0.1, ge=0)
+    l1_coefficient: float = Field(0.3, ge=0)
     """Weight, beside two FVUs (of the reconstruction, and of the gate's own), of the penalty: the sum of a token's positive gate
     pre-activations, mean over tokens, in units of the target's RMS deviation. See ``standard`` for others' coefficients."""
 

@@ -2,7 +2,9 @@
 
 Source: Rajamanoharan et al. 2024, arXiv 2407.14435, sections 3 (JumpReLU, L0 penalty, straight-through gradients with a
 rectangular kernel) and 4; ``tanh`` and the loss on dead latents: "Update on JumpReLU SAEs" (Anthropic, Circuits Updates,
-January 2025); ``target``: as Gemma Scope 2 and dictionary_learning hold L0 at a number.
+January 2025); ``target``: as Gemma Scope 2 and dictionary_learning hold L0 at a number, by the square of L0 / target - 1. Here
+it is the square of its logarithm: the same near the target, but not so steep far from it that Adam, which remembers the size of
+gradients for 1,000 steps, would then hardly move.
 
 The threshold itself is the parameter, in float32: Adam moves a logarithm by its learning rate, whatever the gradient, so that
 a threshold which begins near 0 would stay there. Pre-activations go into both pseudo-derivatives as they are, below and
@@ -29,6 +31,10 @@ _LEAST = 1e-6
 """Thresholds stay above it; at 0 and below, latents of value 0 and less would count as active."""
 
 
+_NO_L0 = 1e-3
+"""What L0 / target_l0 is taken for where nothing fires."""
+
+
 class JumpReLU(SAESpec):
     """A JumpReLU SAE with unit-norm decoder rows."""
 
@@ -39,9 +45,9 @@ class JumpReLU(SAESpec):
 
     penalty: Literal["step", "tanh", "target"] = "step"
     """What holds latents down: ``step``, L0 itself; ``tanh``, the sum of tanh(tanh_scale x activation); ``target``, the square of
-    L0 / target_l0 - 1, so that L0 comes to a number of choice."""
+    log(L0 / target_l0), so that L0 comes to a number of choice."""
 
-    sparsity_coefficient: float = Field(1e-3, ge=0)
+    sparsity_coefficient: float = Field(4e-3, ge=0)
     """Weight of the penalty beside the FVU, mean over tokens. Of ``step``: FVU that one more active latent must be worth."""
 
     target_l0: float | None = Field(None, gt=0)
@@ -124,7 +130,7 @@ class JumpReLUSAE(SAE):
         if spec.penalty == "tanh":
             penalty = (value_P * spec.tanh_scale).tanh().sum() / n_rows
         else:
-            penalty = l0 if spec.target_l0 is None else (l0 / spec.target_l0 - 1).square()
+            penalty = l0 if spec.target_l0 is None else (l0 / spec.target_l0 + _NO_L0).log().square()
         found = {
             "total": fvu + sparsity * spec.sparsity_coefficient * penalty,
             "fvu": fvu,

@@ -34,7 +34,7 @@ class Standard(SAESpec):
 
     kind: Literal["standard"] = "standard"
 
-    l1_coefficient: float = Field(0.1, ge=0)
+    l1_coefficient: float = Field(0.2, ge=0)
     """Weight of the penalty beside the FVU: the sum of activations, each times the length of its decoder row, mean over tokens,
     in units of the target's RMS deviation, so that it carries over between widths and scales. Where others give theirs for
     inputs of mean squared norm 1 it is theirs; for mean squared norm d_in it is theirs / sqrt(d_in)."""

@@ -195,6 +195,22 @@ def test_what_replaces_the_stream_between_the_parts_is_what_the_block_goes_on_wi
     torch.testing.assert_close(seen["layers.1"], put + scale * seen["layers.1.mlp"], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("site", ["layers.1", *(f"layers.1.{s}" for s in ("z", "attn", "resid_mid", "mlp_in", "mlp_act", "mlp"))])
+def test_derivatives_at_any_site_are_what_a_small_push_there_does(lm, site):
+    if lm.name in PARALLEL and "mid" in site:
+        pytest.skip("has no such place")
+    token, mask = batch((9, 9))
+    found = lm.gradients(token, mask, [site], lambda logits: logits[0, -1].log_softmax(-1)[5])[site]
+    size = 0.005 * lm.activations(token, mask, [site])[site].norm()  # of these untrained models, norms bend larger ones
+    push = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    push = size * (found / found.norm() + push / push.norm())
+
+    def at(step):
+        return float(lm.logits(token, mask, Edit(site, lambda x: x + step * push))[0, -1].double().log_softmax(-1)[5])
+
+    assert (at(1) - at(-1)) / 2 == pytest.approx(float((found * push).sum()), rel=0.05)
+
+
 @torch.inference_mode()
 def test_a_site_that_is_projected_has_the_matrix_to_the_stream(lm):
     for site, part in (("z", "attn"), ("mlp_act", "mlp")):

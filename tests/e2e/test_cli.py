@@ -174,7 +174,7 @@ def test_mistakes_are_one_line_and_exit_code_2(world):
         (("rum",), "'rum', but saint has the commands run, plan"),
         (("run", "sae.kk=1"), "sae.kk=1, but there is no sae.kk"),
         (("run", "--cfg", "job", "sae.kk=1"), "sae.kk=1, but there is no sae.kk"),
-        (("run", "-m", "sae=nonesuch"), "sae = 'nonesuch', but conf/sae/ has topk"),
+        (("run", "-m", "sae=nonesuch"), "sae = 'nonesuch', but conf/sae/ has "),
         (("show", "ffffffffffff"), "no artifact of this store is called so"),
         (("ls", "backend.root=nowhere"), "there is no store"),
     ]:

@@ -18,16 +18,7 @@ from tasks.spec import Runtime, SpecError
 from tests import fake_anthropic as fake
 from tests.fake_anthropic import FakeAnthropic, status, succeeded
 from tests.fault import batch_child
-
-KEY = "sk-canary-key"
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
+from tests.fault.sides import KEY, Notes
 
 
 class Stop(Progress):

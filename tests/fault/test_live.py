@@ -33,16 +33,7 @@ from tests import objects
 from tests.fake_anthropic import FakeAnthropic, errored, status, succeeded
 from tests.fake_openai import FakeOpenAI, error, said
 from tests.fault import live_child
-
-KEY = "sk-canary-key"
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
+from tests.fault.sides import KEY, Notes
 
 
 @dataclass

@@ -37,6 +37,18 @@ def test_nothing_exists_so_everything_is_to_be_made():
     assert all(found.json["total"][name] > 0 for name in ("bytes", "seconds")) and found.json["total"]["usd"] == 0
 
 
+def test_saes_that_differ_in_nothing_else_share_reads_of_the_activations(capsys):
+    from flows.running import print_plan
+
+    sweep = [[f"sae.k={k}", "train.patience=3"] for k in (4, 5, 6, 7, 8)]
+    found = plan(jobs(sweep))
+    assert line(found, "train").missing == 5 and found.reads == found.json["training_reads"] == 2
+    print_plan(found)
+    assert "1 model pass, 5 SAEs in 2 reads of the activations" in capsys.readouterr().out
+    assert plan(jobs([[*one, "runtime.saes_together=5"] for one in sweep])).reads == 1
+    assert plan(jobs([["train.seed=0"], ["train.seed=1"], ["capture.hookpoints=[layers.0]"]])).reads == 3
+
+
 def test_tokens_and_bytes_grow_with_hookpoints_but_the_time_of_the_pass_does_not():
     one, two = planned("capture.hookpoints=[layers.1]"), planned("capture.hookpoints=[layers.0,layers.1]")
     assert line(two, "capture").n_tokens == 2 * line(one, "capture").n_tokens

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.formats.saint_replies import Parsed, SaintReplies, parse
+from tasks.explainers._saint_replies import Parsed, SaintReplies, parse
 from tasks.spec import SpecError
 
 DATA = Path(__file__).parents[2] / "../shared/data/claude-replies"

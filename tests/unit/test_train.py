@@ -23,6 +23,7 @@ from tasks.train import train
 from tasks.trained import TrainedSAE
 from tests.captured import D, inputs, planted
 from tests.making import make, make_together
+from tests.small import overrides, write_corpus, write_model
 
 QUICK = {"n_tokens": 6400, "batch_tokens": 64, "dead_after_tokens": 1000, "validate_every": 25, "lr": 3e-3}
 INLINE = Runtime(mode="inline", device="cpu", prefetch_batches=0)
@@ -333,3 +334,52 @@ def test_an_sae_that_does_not_fit_is_refused(tmp_path, sae, norm, said):
     make(first, store, INLINE)
     with pytest.raises(SpecError, match=said):
         make(train(spec(sae, n_tokens=64), **inputs(norm), init=first), store, INLINE)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A store with an SAE, and overrides of a run on a model of its width."""
+    folder = tmp_path_factory.mktemp("begun")
+    first = train(spec(n_tokens=64), **inputs())
+    make(first, Store.at(folder / "store"), INLINE)
+    write_model(folder / "model", d_model=D)
+    write_corpus(folder / "corpus.parquet")
+    world = [o for o in overrides(folder) if not o.startswith(("sae.", "train."))]
+    return first, [*world, f"backend.root={folder / 'store'}", "sae.k=3", "sae.n_latents=32", "sae.expansion_factor=null"]
+
+
+def test_an_sae_to_begin_with_is_named_as_everywhere_and_is_an_input(begun):
+    from flows.config import load
+    from flows.recipes import recipes
+    from flows.sweep import jobs, packed, unpacked
+
+    first, world = begun
+    name = f"train.init_from=train/{first.key[:9]}"
+    p = load([*world, name])
+    wanted = recipes(p).named["layers.1"]["train"]
+    assert wanted.input_keys["init"] == first.address and p.plain["train"]["init_from"] == first.address
+    plain = recipes(load(world)).named["layers.1"]["train"]
+    assert wanted.spec.payload() == plain.spec.payload() and "init" not in plain.input_keys and wanted.key != plain.key
+    (job,) = unpacked(json.loads(json.dumps(packed(jobs([[*world, name]])))))
+    assert job.wanted.named["layers.1"]["train"].key == wanted.key
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["train.init_from=train/ffff"], r"train.init_from = train/ffff, but no artifact of this store is called so"),
+        (["train.init_from=normalise/{norm}"], r"but normalise/.* is no SAE; name one of train or adopt"),
+        (["train.init_from={sae}", "sae.n_latents=64"], r"an SAE with sae.n_latents 32, but this run has 64; .* set sae.n_latents"),
+        (["train.init_from={sae}", "norm=none"], r"an SAE with norm 'rms', but this run has 'none'"),
+        (["train.init_from={sae}", "sae.skip=true"], r"an SAE with sae.skip False, but this run has True"),
+        (["train.init_from={sae}", "lm=tiny"], r"an SAE with rows of width 16, but this run has 96; .* use that model"),
+    ],
+)  # fmt: skip
+def test_an_sae_that_does_not_fit_is_refused_before_any_work(begun, more, said):
+    from flows.config import load
+
+    first, world = begun
+    world = [o for o in world if not (o.startswith("lm") and "lm=tiny" in more)]
+    names = {"sae": first.address, "norm": first.inputs["norm"].key[:9]}
+    with pytest.raises(SpecError, match=said):
+        load([*world, *(o.format(**names) for o in more)])

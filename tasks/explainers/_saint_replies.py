@@ -13,10 +13,10 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.explainers.base import Explanation, last_object, one_line
-from tasks.spec import Spec, SpecError
+from tasks.spec import SpecError
 
 
 class Parsed(NamedTuple):
@@ -26,10 +26,8 @@ class Parsed(NamedTuple):
     certainty: float
 
 
-class SaintReplies(Spec):
+class SaintReplies:
     """Reader of SAINT's stored replies, gzipped or not."""
-
-    kind: Literal["saint_replies"] = "saint_replies"
 
     def read(self, path: Path | str) -> Iterator[Explanation]:
         """One explanation per stored reply, in the file's order. Raises ``SpecError`` for another kind of file."""
