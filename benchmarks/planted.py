@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                     begun = time.perf_counter()
                     scores = trained(chosen[who, kind])
                     figures = scores.figures() | {"seconds": time.perf_counter() - begun}
-                    entry = {"seed": seed, **figures, "f1_of_pairs": scores.f1().tolist(), "true_of_pairs": scores.pairs.one_P.tolist()}
+                    entry = {"seed": seed, **figures, "f1_of_pairs": scores.f1().tolist(), "true_of_pairs": scores.true_P.tolist()}
                     found.setdefault(f"{who}, {kind}", {"options": chosen[who, kind], "runs": []})["runs"].append(entry)
                     progress.update(task, advance=1)
     except SpecError as mistake:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.matching import mcc, mmcs, nearest, one_to_one
 from tasks.planted.scores import Scores, scored
 from tasks.planted.truth import BLOCK, Planted, PlantedSpec, Sample
 from tasks.saes.base import Latents
@@ -78,7 +77,7 @@ def test_any_range_of_rows_is_what_the_straight_stream_has_there(first, last):
 def test_another_seed_is_another_dictionary_and_other_blocks_are_other_rows():
     spec = PlantedSpec(d=8, n_latents=20, mean_l0=3.0)
     one, other = Planted(spec, seed=0), Planted(spec, seed=1)
-    assert mcc(one.directions_ND, other.directions_ND) < 0.95
+    assert Scores(one.directions_ND, other.directions_ND).figures()["mcc"] < 0.95
     assert not torch.equal(one.rows(0, BLOCK), one.rows(BLOCK, 2 * BLOCK))
 
 
@@ -112,20 +111,6 @@ def test_a_spec_that_admits_no_dictionary_is_refused_with_its_numbers():
         Planted(PlantedSpec(n_latents=100, mean_l0=60.0))
 
 
-def test_matching_takes_each_row_once_and_nearest_may_take_one_twice():
-    one = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
-    other = torch.tensor([[0.0, -5.0], [2.0, 0.2], [0.0, 0.0]])
-    pairs = one_to_one(one, other)
-    # |cos|: row 0 has 0, 0.995, 0; row 1 has 0.6, 0.856, 0. Together 0.995 + 0.6 beats 0 + 0.856.
-    assert pairs.one_P.tolist() == [0, 1] and pairs.other_P.tolist() == [1, 0]
-    torch.testing.assert_close(pairs.cosine_P, torch.tensor([0.99504, -0.6]), atol=1e-4, rtol=0)
-    assert mcc(one, other) == pytest.approx((0.99504 + 0.6) / 2, abs=1e-4) == mcc(other, one)
-    found = nearest(one, other)
-    assert found.index_n.tolist() == [1, 1]
-    assert mmcs(one, other) == pytest.approx((0.99504 + 0.85574) / 2, abs=1e-4)
-    assert one_to_one(one, other, absolute=False).other_P.tolist() == [1, 2]  # signed: 0.995 + 0 beats 0.995 - 0.6
-
-
 def test_scores_are_those_by_hand():
     truth = torch.eye(3)
     # Trained rows: true 2 at length 2, true 0, and nothing of true 1 (it leans on true 0).
@@ -138,7 +123,7 @@ def test_scores_are_those_by_hand():
         scores.add(Sample(codes[rows] @ truth, codes[rows]), part, said[rows] @ W)
     # true 0: fires in 3, trained 1 in 2 of them; true 1 never fires; true 2: fires in 2, trained 0 in one of them and once without it
     f1 = scores.f1()
-    assert scores.pairs.other_P.tolist() == [1, 2, 0]
+    assert scores.true_P.tolist() == [0, 1, 2] and scores.said_P.tolist() == [1, 2, 0]
     torch.testing.assert_close(f1, torch.tensor([2 * 2 / 5, torch.nan, 2 * 1 / 4]), equal_nan=True)
     found = scores.figures()
     assert found["mcc"] == pytest.approx((1 + 0.6 + 1) / 3)
@@ -155,7 +140,7 @@ def test_scores_are_those_by_hand():
 def test_a_dictionary_of_32_directions_in_16_dimensions_is_found_again_within_seconds():
     planted = Planted(PlantedSpec(d=16, n_latents=32, mean_l0=1.5, zipf=0.0, bias=1.0, noise=0.01), seed=0)
     sae = TopK(n_latents=32, expansion_factor=None, k=2).build(16, seed=0)
-    before = mcc(planted.directions_ND, sae.W_dec_ND)
+    before = Scores(planted.directions_ND, sae.W_dec_ND).figures()["mcc"]
     learner, rows, n_steps = sae.learner(dead_after_tokens=10_000), planted.rows(0, 64 * 256), 800
     sae.b_dec_D.copy_(rows.mean(0))
     for step in range(n_steps):
