@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                     begun = time.perf_counter()
                     scores = trained(chosen[who, kind])
                     figures = scores.figures() | {"seconds": time.perf_counter() - begun}
-                    entry = {"seed": seed, **figures, "f1_of_pairs": scores.f1().tolist(), "true_of_pairs": scores.pairs.first_P.tolist()}
+                    entry = {"seed": seed, **figures, "f1_of_pairs": scores.f1().tolist(), "true_of_pairs": scores.true_P.tolist()}
                     found.setdefault(f"{who}, {kind}", {"options": chosen[who, kind], "runs": []})["runs"].append(entry)
                     progress.update(task, advance=1)
     except SpecError as mistake:
@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument("--batch", type=int, default=512)
     budget.add_argument("--lr", type=float, default=3e-3)
     budget.add_argument("--rows", type=int, default=500_000, help="rows made for training; more steps go around")
-    budget.add_argument("--dead-after", type=int, default=200_000, help="rows of silence after which a latent counts as dead")
+    budget.add_argument("--dead-after", type=int, default=20_000, help="rows of silence after which a latent counts as dead")
     budget.add_argument("--seeds", type=int, default=3, help="each seed is another truth, and other initial weights")
     parser.add_argument("--scored", type=int, default=16_384, help="held-out rows that scores are made on")
     parser.add_argument("--peers", action="store_true", help="train with sae-lens too")

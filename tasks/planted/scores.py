@@ -1,6 +1,6 @@
 """How well a trained dictionary found the planted one. Shapes: B rows, D width, N true latents, M trained ones, P pairs.
 
-Trained latents are matched one to one with true ones by their decoder rows (``tasks.dictionary.matching.one_to_one``); firing is then
+Trained latents are matched one to one with true ones by the magnitudes of the cosines of their decoder rows; firing is then
 compared row by row within each pair. Definitions:
 
 - mcc: mean |cosine| of the pairs;
@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.dictionary.directions import cosines, lengths
 from tasks.dictionary.matching import one_to_one
-from tasks.lazy import torch
+from tasks.lazy import F, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +30,11 @@ class Scores:
 
     def __init__(self, directions_ND: Tensor, W_dec_MD: Tensor) -> None:
         self.truth_ND, self.found_MD = directions_ND.float(), W_dec_MD.detach().float().cpu()
-        self._cos_NM = cosines(self.truth_ND, self.found_MD, lengths(self.found_MD))
-        self.pairs = one_to_one(self._cos_NM.abs().numpy())
-        """Of largest |cosine|: a latent that points the other way has found the direction, but not its sign."""
-        n = len(self.pairs.first_P)
-        self._both_P, self._true_P, self._said_P = (torch.zeros(n, dtype=torch.int64) for _ in range(3))
+        self._cosine_NM = F.normalize(self.truth_ND, dim=-1) @ F.normalize(self.found_MD, dim=-1).T
+        pairs = one_to_one(self._cosine_NM.abs().numpy())
+        self.true_P, self.said_P = torch.from_numpy(pairs.first_P), torch.from_numpy(pairs.second_P)
+        self._mcc, n = float(pairs.cosine_P.mean()), len(pairs.first_P)
+        self._n_both_P, self._n_true_P, self._n_said_P = (torch.zeros(n, dtype=torch.int64) for _ in range(3))
         self._true_size, self._said_size = 0.0, 0.0
         self._n_rows, self._n_active = 0, 0
         d = self.truth_ND.shape[1]
@@ -43,15 +42,15 @@ class Scores:
 
     def add(self, sample: Sample, latents: Latents, x_hat_BD: Tensor) -> None:
         """Count more rows: what they are made of, what the trained encoder says, and what its decoder makes of that."""
-        true_BP = sample.codes_BN[:, self.pairs.first_P]
+        true_BP = sample.codes_BN[:, self.true_P]
         said_BM = torch.zeros(len(true_BP), len(self.found_MD))
         said_BM.scatter_add_(1, latents.index_BK.cpu(), latents.value_BK.detach().float().cpu())
         length_M = self.found_MD.norm(dim=-1)
-        said_BP = said_BM[:, self.pairs.second_P] * length_M[self.pairs.second_P]
+        said_BP = said_BM[:, self.said_P] * length_M[self.said_P]
         both_BP = (true_BP > 0) & (said_BP > 0)
-        self._both_P += both_BP.sum(0)
-        self._true_P += (true_BP > 0).sum(0)
-        self._said_P += (said_BP > 0).sum(0)
+        self._n_both_P += both_BP.sum(0)
+        self._n_true_P += (true_BP > 0).sum(0)
+        self._n_said_P += (said_BP > 0).sum(0)
         self._true_size += float(true_BP[both_BP].double().sum())
         self._said_size += float(said_BP[both_BP].double().sum())
         x = sample.x_BD.double()
@@ -61,29 +60,24 @@ class Scores:
         self._squares += float(x.square().sum())
         self._sum_D += x.sum(0)
 
-    @property
-    def mcc(self) -> float:
-        """Mean |cosine| of the pairs; it needs no rows."""
-        return float(self.pairs.cosine_P.mean())
-
     def f1(self) -> Tensor:
         """F1 of each pair, NaN where its true latent never fired: [P]."""
-        wrong_P = self._true_P + self._said_P - 2 * self._both_P
-        score_P = 2 * self._both_P / (2 * self._both_P + wrong_P).clamp(min=1)
-        return torch.where(self._true_P > 0, score_P, torch.nan)
+        wrong_P = self._n_true_P + self._n_said_P - 2 * self._n_both_P
+        score_P = 2 * self._n_both_P / (2 * self._n_both_P + wrong_P).clamp(min=1)
+        return torch.where(self._n_true_P > 0, score_P, torch.nan)
 
     def figures(self) -> dict[str, float]:
         """All scores by name."""
-        fires = self._true_P > 0
-        precision = (self._both_P / self._said_P.clamp(min=1))[fires].mean()
-        recall = (self._both_P / self._true_P.clamp(min=1))[fires].mean()
+        fires = self._n_true_P > 0
+        precision = (self._n_both_P / self._n_said_P.clamp(min=1))[fires].mean()
+        recall = (self._n_both_P / self._n_true_P.clamp(min=1))[fires].mean()
         n, m = len(self.truth_ND), len(self.found_MD)
-        distinct = self._cos_NM.abs().argmax(0).unique().numel()
+        distinct = self._cosine_NM.abs().argmax(0).unique().numel()
         spread = self._squares - float(self._sum_D.square().sum()) / max(1, self._n_rows)
         return {
-            "mcc": self.mcc,
-            "mmcs": float(self._cos_NM.amax(1).mean()),
-            "mmcs_back": float(self._cos_NM.amax(0).mean()),
+            "mcc": self._mcc,
+            "mmcs": float(self._cosine_NM.amax(1).mean()),
+            "mmcs_back": float(self._cosine_NM.amax(0).mean()),
             "uniqueness": distinct / min(n, m),
             "f1": float(self.f1().nanmean()),
             "precision": float(precision),

@@ -77,7 +77,7 @@ def test_any_range_of_rows_is_what_the_straight_stream_has_there(first, last):
 def test_another_seed_is_another_dictionary_and_other_blocks_are_other_rows():
     spec = PlantedSpec(d=8, n_latents=20, mean_l0=3.0)
     one, other = Planted(spec, seed=0), Planted(spec, seed=1)
-    assert Scores(one.directions_ND, other.directions_ND).mcc < 0.95
+    assert Scores(one.directions_ND, other.directions_ND).figures()["mcc"] < 0.95
     assert not torch.equal(one.rows(0, BLOCK), one.rows(BLOCK, 2 * BLOCK))
 
 
@@ -123,7 +123,7 @@ def test_scores_are_those_by_hand():
         scores.add(Sample(codes[rows] @ truth, codes[rows]), part, said[rows] @ W)
     # true 0: fires in 3, trained 1 in 2 of them; true 1 never fires; true 2: fires in 2, trained 0 in one of them and once without it
     f1 = scores.f1()
-    assert scores.pairs.second_P.tolist() == [1, 2, 0]
+    assert scores.true_P.tolist() == [0, 1, 2] and scores.said_P.tolist() == [1, 2, 0]
     torch.testing.assert_close(f1, torch.tensor([2 * 2 / 5, torch.nan, 2 * 1 / 4]), equal_nan=True)
     found = scores.figures()
     assert found["mcc"] == pytest.approx((1 + 0.6 + 1) / 3)
@@ -140,7 +140,7 @@ def test_scores_are_those_by_hand():
 def test_a_dictionary_of_32_directions_in_16_dimensions_is_found_again_within_seconds():
     planted = Planted(PlantedSpec(d=16, n_latents=32, mean_l0=1.5, zipf=0.0, bias=1.0, noise=0.01), seed=0)
     sae = TopK(n_latents=32, expansion_factor=None, k=2).build(16, seed=0)
-    before = Scores(planted.directions_ND, sae.W_dec_ND).mcc
+    before = Scores(planted.directions_ND, sae.W_dec_ND).figures()["mcc"]
     learner, rows, n_steps = sae.learner(dead_after_tokens=10_000), planted.rows(0, 64 * 256), 800
     sae.b_dec_D.copy_(rows.mean(0))
     for step in range(n_steps):

@@ -243,3 +243,10 @@ def test_prefixes_ascend_to_one():
     for prefixes in ((0.5, 0.5, 1.0), (0.5, 0.25, 1.0), (0.5,), (0.0, 1.0)):
         with pytest.raises(ValueError, match="prefixes ascend from above 0 and end at 1"):
             Matryoshka(prefixes=prefixes)
+
+
+def test_encoder_rows_begin_at_the_length_that_is_asked_for_and_decoder_rows_at_one():
+    sae = BatchTopK(**SMALL, encoder_scale=0.3).build(D, seed=1)
+    torch.testing.assert_close(sae.W_enc_ND, 0.3 * sae.W_dec_ND)
+    torch.testing.assert_close(sae.W_dec_ND.norm(dim=-1), torch.ones(N))
+    assert "encoder_scale" not in BatchTopK(**SMALL).payload()  # keys of before it was there
