@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from artifacts.backends.local import Local
 from artifacts.store import Store
-from flows.config import load
+from flows.config import load, pipeline
 from flows.lineage import recipe_of
 from flows.recipes import recipes
 from tasks.adopt import AdoptSpec, adopt
@@ -350,6 +351,69 @@ def test_where_the_file_says_nothing_the_hookpoint_is_the_one_that_is_typed(tmp_
     assert load([*typed, "capture.hookpoints=[layers.2]"]).hookpoints == ("layers.2",)
     with pytest.raises(SpecError, match="stands at one"):
         load([*typed, "capture.hookpoints=[layers.2,layers.1]"])
+
+
+def test_where_nobody_says_it_the_hookpoint_is_no_default(tmp_path, model):
+    typed = ["sae=load", f"sae.path={saint_file(tmp_path)}", "sae.allow_pickle=true", "sae.k=3", "lm=hf", f"lm.path={model}"]
+    with pytest.raises(SpecError, match=r"sae.hookpoint is null, but the SAE's files do not say where it stands; set sae.hookpoint="):
+        load(typed)
+    p = load([*typed, "capture.hookpoints=[layers.1]"])
+    assert p.hookpoints == ("layers.1",) == pipeline(p.plain).hookpoints
+    assert load([*typed, "sae.hookpoint=layers.2"]).hookpoints == ("layers.2",)
+
+
+def test_a_hookpoint_that_is_typed_counts_though_it_is_the_default(tmp_path, model):
+    metadata = {"hook_name": "blocks.2.hook_resid_post", "model_name": "model"}
+    typed = ["sae=load", f"sae.path={foreign.saelens(tmp_path / 'sae', metadata=metadata)}", "lm=hf", f"lm.path={model}"]
+    with pytest.raises(SpecError, match=r"capture.hookpoints = \['layers.1'\], but the SAE stands at 'layers.2'"):
+        load([*typed, "capture.hookpoints=[layers.1]"])
+    p = load(typed)
+    assert p.hookpoints == ("layers.2",) == pipeline(p.plain).hookpoints
+
+
+def misnamed(root):
+    return foreign.saelens(root / "sae", metadata={"hook_name": "blocks.1.hook_resid_post", "model_name": "gemma-2-2b"})
+
+
+EARLY = {
+    "model": (misnamed, [], "lm = 'model', but the SAE's files say that it is of 'gemma-2-2b'"),
+    "any_model": (misnamed, ["sae.any_model=true"], None),
+    "no_k": (without_k, [], "its cfg.json says no k; set sae.k="),
+    "k_too_large": (without_k, ["sae.k=99"], "k = 99 .*; set sae.k="),
+    "nan": (nan, ["sae.any_model=true"], "2 values in W_enc that are not finite"),
+    "transposed": (lambda root: with_tensors(root, W_dec=W.dec.T), [], "W_dec of shape .16, 40., .*it is transposed"),
+    "no_threshold": (llama_without_threshold, [], "says no jump_relu_threshold; set sae.threshold="),
+    "no_latents": (
+        lambda root: with_tensors(root, W_enc=W.enc.T[:, :0], W_dec=W.dec[:0], b_enc=W.b_enc[:0]), [],
+        "sae_weights.safetensors has 0 latents of d_in 16; copy it again",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_what_is_wrong_with_a_loaded_sae_is_said_when_a_run_is_composed(name, tmp_path, model):
+    make_it, more, said = EARLY[name]
+    typed = ["sae=load", f"sae.path={make_it(tmp_path)}", "lm=hf", f"lm.path={model}", "sae.hookpoint=layers.1", *more]
+    if said is None:
+        assert load(typed).adopt
+        return
+    with pytest.raises(SpecError, match=said):
+        load(typed)
+
+
+@pytest.mark.parametrize("hook", ["hook_embed", "transformer.wte", "blocks.0.hook_resid_pre"])
+def test_embeddings_are_the_stream_before_block_0_only_where_no_positions_are_added(tmp_path, model, hook):
+    path = foreign.saelens(tmp_path / "sae", metadata={"hook_name": hook, "model_name": "model"})
+    of = lambda folder: load(["sae=load", f"sae.path={path}", "lm=hf", f"lm.path={folder}"])  # noqa: E731
+    assert of(model).hookpoints == ("embed",)
+    learned = tmp_path / "model"
+    shutil.copytree(model, learned)
+    settings(learned / "config.json", model_type="gpt2")
+    if hook == "blocks.0.hook_resid_pre":
+        assert of(learned).hookpoints == ("embed",)
+        return
+    with pytest.raises(SpecError, match=rf"sae.hookpoint = 'embed', but the SAE's files say '{hook}'.*; use an SAE of blocks.0"):
+        of(learned)
 
 
 def test_a_width_that_is_not_the_models_is_said_before_any_work(tmp_path, model):

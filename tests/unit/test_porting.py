@@ -81,6 +81,16 @@ def test_what_was_typed_wrong_is_said(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_an_export_leaves_what_lies_beside_it_and_takes_folders_with_a_sign_of_equality(world, tmp_path, capsys):
+    name, store = adopted(world, capsys)["artifact"], f"backend.root={world / 'store'}"
+    mine = tmp_path / "new" / "a=b.part" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("kept")
+    assert main(["export", name, "saelens", str(tmp_path / "new" / "a=b"), store]) == 0
+    assert mine.read_text() == "kept" and (tmp_path / "new" / "a=b" / "cfg.json").is_file()
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {"a=b", "a=b.part"}
+
+
 def test_a_pickle_is_imported_with_the_flag_only(world, tmp_path, capsys):
     path = foreign.dictionary_learning(tmp_path / "dl", "GatedAutoEncoder", foreign.Weights())
     typed = ["import", f"sae.path={path}", *common(world), "sae.any_model=true", "sae.hookpoint=layers.2"]
