@@ -44,7 +44,7 @@ class AdoptSpec(Spec):
     """Folder in the repository, or file, of the one SAE that is meant."""
 
     hookpoint: str | None = None
-    """Where it stands, in SAINT's names; null takes what its files say, else capture.hookpoints."""
+    """Where it stands, in SAINT's names; null takes what its files say, else capture.hookpoints as typed."""
 
     k: int | None = Field(None, ge=1)
     """Active latents of a token, where the files do not say it."""
@@ -118,7 +118,7 @@ class AdoptSpec(Spec):
                     f"sae.path = {self.path!r}, but its files have fingerprint {now[:12]}..., not {self.fingerprint[:12]}... as when "
                     "this run was planned; put the old files back, or run again to use the new ones"
                 )
-        return self.found.read(self.files, Given(**{name: getattr(self, name) for name in _GIVEN}))
+        return self.found.opened(self.files, Given(**{name: getattr(self, name) for name in _GIVEN}))
 
 
 @stage("adopt", version=1)
@@ -207,7 +207,10 @@ def looked_at(it: TrainedSAE) -> dict[str, Any]:
     latents, x_hat = it.encode(x_BD), it.reconstruct(x_BD)
     bad = not (bool(torch.isfinite(latents.value_BK).all()) and bool(torch.isfinite(x_hat).all()))
     if bad or bool((latents.value_BK < 0).any()) or (latents.index_BK.numel() and int(latents.index_BK.max()) >= it.n_latents):
-        raise SpecError("the SAE gives latents or reconstructions that are no finite numbers >= 0; set sae.architecture=... or sae.format=... to what it is")
+        raise SpecError(
+            "the SAE is read, but it gives latents or reconstructions that are no finite numbers >= 0; set sae.architecture=... or "
+            "sae.format=... to what it is"
+        )
     found: dict[str, Any] = {"row_norm": _range(length_N)}
     for name in ("threshold_N", "threshold"):
         if hasattr(it.sae, name):

@@ -93,7 +93,7 @@ def test_files_that_changed_since_the_run_was_composed_are_not_read(tmp_path, mo
 
 def test_a_width_or_a_layer_that_the_model_has_not_is_said(tmp_path, model, store):
     wide = here(tmp_path / "wide", w=foreign.Weights(0, d=24))
-    with pytest.raises(SpecError, match=rf"sae.d_in = 24, but model has rows of {D} numbers at layers.1, which the SAE reads"):
+    with pytest.raises(SpecError, match=rf"sae.d_in = 24, but model has rows of {D} numbers at layers.1, which the SAE reads; set lm"):
         make(adopted(wide, model), store)
     with pytest.raises(SpecError, match=r"sae.hookpoint = 'layers.9', but model has layers 0 to 2"):
         make(adopted(here(tmp_path / "sae"), model, hookpoint="layers.9"), store)
@@ -213,6 +213,12 @@ def saint_file(root, **values):
     return root / "sae.pt"
 
 
+def raw_file(root, data):
+    (root / "sae.pt").write_bytes(data)
+    return root / "sae.pt"
+
+
+PICKLE = {"allow_pickle": True}
 W = foreign.Weights()
 MISTAKES = {
     "no_such_path": (lambda root: root / "nope", {}, "nothing is there; name a folder with an SAE, or its file"),
@@ -250,7 +256,21 @@ MISTAKES = {
     "sequences": (lambda root: lens_with(root, architecture="temporal"), {}, "reads whole sequences"),
     "pickle": (saint_file, {"k": 3}, "is a pickle, and pickles can run code .*; set sae.allow_pickle=true"),
     "several": (several, {"allow_pickle": True}, r"holds 2 files with weights \(0.pt, 1.pt\); name one of them"),
-    "k_too_large": (lambda root: foreign.sparsify(root / "layers.1", W, k=99), {}, "sae.k = 99, but there are 40 latents"),
+    "k_too_large": (
+        lambda root: foreign.sparsify(root / "layers.1", W, k=99), {},
+        r"its sae.safetensors has 40 latents, and k = 99 of them cannot be active; set sae.k=... to those of a token, at most 40",
+    ),
+    "metadata": (lambda root: lens_with(root, metadata=[1]), {}, r"its cfg.json says metadata = \[1\], which is no object"),
+    "kwargs": (lambda root: lens_with(root, activation_fn_kwargs="k"), {}, "its cfg.json says activation_fn_kwargs = k, which is"),
+    "integers": (
+        lambda root: with_tensors(root, W_enc=W.enc.T.astype(np.int8)), {},
+        "has W_enc as int8, which are no weights without their scale; take the SAE in float32",
+    ),
+    "no_latents": (
+        lambda root: with_tensors(root, W_enc=W.enc.T[:, :0], W_dec=W.dec[:0], b_enc=W.b_enc[:0]), {},
+        r"has b_enc of shape \(0,\), without a number; copy it again",
+    ),
+    "garbage": (lambda root: raw_file(root, b"garbage, and no pickle"), PICKLE, r"is cut short, or no torch.save file(?! \(\d)"),
 }  # fmt: skip
 
 
@@ -272,6 +292,21 @@ class Wicked:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("data", [b"e", b"0.", b"2.", b"K", b"}K\x01s.", b"t.", b"R.", b"s.", b"\x80\x02Q.", b"(K\x01u.", b"\x8a\x05."])
+def test_a_damaged_pickle_is_one_sentence_whatever_it_breaks(tmp_path, data, recwarn):
+    with pytest.raises(SpecError, match="is cut short, or no torch.save file"):
+        opened(raw_file(tmp_path, data), allow_pickle=True)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_names_code_is_called_so_without_a_warning(tmp_path, protocol, recwarn):
+    path = raw_file(tmp_path, pickle.dumps({"b_pre": Wicked(tmp_path / "ran")}, protocol=protocol))
+    with pytest.raises(SpecError, match="it holds more than tensors and plain values, and was not opened further"):
+        opened(path, allow_pickle=True)
+    assert not recwarn.list and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("bare", [True, False])
