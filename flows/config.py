@@ -15,7 +15,7 @@ from typing import Any
 from artifacts.store import Store
 from flows import foreign
 from flows.places import Place, place
-from tasks.adopt import AdoptSpec, check_sizes
+from tasks.adopt import AdoptSpec
 from tasks.analyse import AnalyseSpec
 from tasks.capture import CaptureSpec
 from tasks.choosing import counted, named_in_file, parsed_latents
@@ -115,7 +115,10 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
             if isinstance(value, dict) and "kind" in value and OmegaConf.select(config, override.key_or_group) is not None:
                 OmegaConf.update(config, override.key_or_group, None, merge=False)
         ConfigLoaderImpl._apply_overrides_to_config(fields, config)
-        return plain(config)
+        found = plain(config)
+        if (found.get("sae") or {}).get("kind") == "load" and not any(map(_names_hookpoints, fields)):
+            found["capture"]["hookpoints"] = None  # nobody typed them: its files say where it stands, or nobody does
+        return found
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None
 
@@ -128,6 +131,14 @@ def _composed_groups(groups: tuple[str, ...]) -> Any:
     if not GlobalHydra.instance().is_initialized():
         initialize_config_module("conf", version_base="1.3")
     return compose("config", overrides=list(groups))
+
+
+def _names_hookpoints(override: Any) -> bool:
+    name = override.key_or_group
+    if name != "capture" or override.is_delete():
+        return name == "capture.hookpoints" and not override.is_delete()
+    value = override.value()
+    return isinstance(value, Mapping) and "hookpoints" in value
 
 
 def _is_group(name: str) -> bool:
@@ -195,9 +206,11 @@ def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
         if name in mining:
             mining[name] = _kind(mining[name], group, package, f"mine.{name}")
     mining["negatives"] = _kinds(mining.get("negatives"), "negative", "negatives", "mine.negatives")
-    hookpoints = _hookpoints(capture.pop("hookpoints", None))
+    typed = capture.pop("hookpoints", None)
+    hookpoints = () if adopt is not None and typed is None else _hookpoints(typed)
     if adopt is not None:
-        adopt, hookpoints = foreign.placed(adopt, hookpoints, _hookpoints(_file("", "config")["capture"]["hookpoints"]))
+        adopt, hookpoints = foreign.placed(adopt, hookpoints)
+        config = {**config, "capture": {**config["capture"], "hookpoints": list(hookpoints)}}
     training, where = dict(config["train"]), place(config["backend"])
     init_from = training.pop("init_from", None)
     if init_from is not None:
@@ -277,10 +290,10 @@ def _check_model(p: Pipeline) -> None:
     for sites in map(Sites.parse, p.hookpoints):
         if p.adopt is None:
             _check_sites(p, sites)
+        else:
+            foreign.check(p.adopt, facts)
         if facts is None:
             continue
-        if p.adopt is not None and (sizes := p.adopt.found.sizes(p.adopt.files)):
-            check_sizes(str(sites), sizes[1], None, facts._asdict())
         sites.check(facts.n_layers, facts.name)
         d_in, d_out = sites.widths(facts)
         if d_in is None or d_out is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
+import tempfile
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +108,8 @@ def export(rest: list[str], debug: bool = False) -> int:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("words", nargs="*", metavar="SAE FORMAT DIR | name=value", help="train/3f2a saelens DIR; backend.root=DIR")
     flags = parser.parse_intermixed_args(rest)
-    names, overrides = [w for w in flags.words if "=" not in w], [w for w in flags.words if "=" in w]
+    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
+    names = [word for word in flags.words if word not in overrides]
     if len(names) != 3:
         raise SpecError(f"saint export takes an SAE, a format and a folder, but {len(names)} are named; as in train/3f2a saelens DIR")
     name, format, folder = names[0], names[1], Path(names[2]).expanduser()
@@ -117,18 +120,20 @@ def export(rest: list[str], debug: bool = False) -> int:
     if folder.exists():
         raise SpecError(f"DIR = {names[2]!r}, but something is there already, and nothing is written over; name a new folder")
     it = _portable(store_of(overrides), name)
-    draft = folder.with_name(folder.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    apart_from = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-"))
+    draft = apart_from / "sae"
     try:
         lost = known[format].write(it, draft)
         apart = _apart(it, opened(draft, format, allow_pickle=True))
         if not apart <= _ALLOWED:
             raise SpecError(
-                f"{name}, but what {format} would give is {apart:.2g} of the largest number from what it gives here; nothing was written"
+                f"{name}, but its latents or reconstructions as {format} would be up to {apart:.2g} of the largest away from those "
+                f"here ({_ALLOWED:g} is allowed), and nothing was written; use another format ({', '.join(writers())})"
             )
         draft.rename(folder)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(apart_from, ignore_errors=True)
     files = sorted(p.name for p in folder.iterdir())
     if flags.json:
         return print_json({"folder": str(folder), "format": format, "files": files, "apart": apart, "lost": lost})

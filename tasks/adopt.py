@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from tasks.fingerprint import fingerprint_files
 from tasks.formats._files import Files
-from tasks.formats._hooks import same_model
+from tasks.formats._hooks import is_embedding, same_model
 from tasks.formats.base import Format, Given, Portable, recognised
 from tasks.lazy import pa, pq, torch
 from tasks.lm.sites import Sites
@@ -43,7 +44,7 @@ class AdoptSpec(Spec):
     """Folder in the repository, or file, of the one SAE that is meant."""
 
     hookpoint: str | None = None
-    """Where it stands, in SAINT's names; null takes what its files say, else capture.hookpoints."""
+    """Where it stands, in SAINT's names; null takes what its files say, else capture.hookpoints as typed."""
 
     k: int | None = Field(None, ge=1)
     """Active latents of a token, where the files do not say it."""
@@ -117,25 +118,14 @@ class AdoptSpec(Spec):
                     f"sae.path = {self.path!r}, but its files have fingerprint {now[:12]}..., not {self.fingerprint[:12]}... as when "
                     "this run was planned; put the old files back, or run again to use the new ones"
                 )
-        return self.found.read(self.files, Given(**{name: getattr(self, name) for name in _GIVEN}))
+        return self.found.opened(self.files, Given(**{name: getattr(self, name) for name in _GIVEN}))
 
 
 @stage("adopt", version=1)
 def adopt(job: Job[AdoptSpec]) -> Summary:
     """Make an SAE of foreign files. Input: ``lm``, the model that it belongs to, which is checked."""
     spec, lm = job.spec, job.one("lm")
-    it = spec.read()
-    model = it.about.get("model")
-    if model and not spec.any_model and not same_model(str(model), lm.summary["name"]):
-        raise SpecError(
-            f"lm = {lm.summary['name']!r}, but the SAE's files say that it is of {model!r}; use that model, or "
-            "sae.any_model=true if it is the same under another name"
-        )
-    hookpoint = spec.hookpoint or it.hookpoint
-    if hookpoint is None:
-        raise SpecError("sae.hookpoint is null, but the SAE's files do not say where it stands; set sae.hookpoint=layers.N")
-    check_sizes(hookpoint, it.sae.d_in, it.sae.d_out, lm.summary)
-    it.hookpoint = str(Sites.parse(hookpoint, "sae.hookpoint"))
+    it = fitting(spec, spec.read(), lm.summary)
     trained = it.trained
     facts = looked_at(trained)
     source = {n: v for n in ("repo", "revision", "subfolder", "path") if (v := getattr(spec, n))}
@@ -160,6 +150,33 @@ def adopt(job: Job[AdoptSpec]) -> Summary:
     }
 
 
+def fitting(spec: AdoptSpec, it: Portable, facts: Mapping[str, Any] | None) -> Portable:
+    """An SAE at its hookpoint, which suits the model of these facts as far as they tell. Raises ``SpecError``.
+
+    ``facts``: those of ``tasks.lms.base.Facts``, as a mapping; None: nothing is known of the model.
+    """
+    model, facts = it.about.get("model"), facts or {}
+    name = facts.get("name")
+    if model and name and not spec.any_model and not same_model(str(model), name):
+        raise SpecError(
+            f"lm = {name!r}, but the SAE's files say that it is of {model!r}; use that model, or "
+            "sae.any_model=true if it is the same under another name"
+        )
+    hookpoint = spec.hookpoint or it.hookpoint
+    if hookpoint is None:
+        raise SpecError("sae.hookpoint is null, but the SAE's files do not say where it stands; set sae.hookpoint=layers.N")
+    sites = Sites.parse(hookpoint, "sae.hookpoint")
+    if "embed" in sites.hookpoints and facts.get("adds_positions"):
+        for theirs in filter(is_embedding, (it.about.get("hook"), it.about.get("hook_out"))):
+            raise SpecError(
+                f"sae.hookpoint = 'embed', but the SAE's files say {theirs!r}, where {name} has not added its positions yet, and "
+                "embed is after that; use an SAE of blocks.0.hook_resid_pre"
+            )
+    check_sizes(hookpoint, it.sae.d_in, it.sae.d_out, facts)
+    it.hookpoint = str(sites)
+    return it
+
+
 def check_sizes(hookpoint: str, d_in: int, d_out: int | None, facts: Any) -> None:
     """Raise ``SpecError`` where an SAE does not fit a model: a layer that there is not, or rows of another width.
 
@@ -176,8 +193,8 @@ def check_sizes(hookpoint: str, d_in: int, d_out: int | None, facts: Any) -> Non
         if None not in (has, width) and has != width:
             name = "d_in" if does == "reads" else "d_out"
             raise SpecError(
-                f"sae.{name} = {has}, but {of.name} has rows of {width} numbers at {hookpoint}, which the SAE {does}; is it of "
-                "another model, or does it stand elsewhere (sae.hookpoint)?"
+                f"sae.{name} = {has}, but {of.name} has rows of {width} numbers at {hookpoint}, which the SAE {does}; set lm "
+                "to the model that it was made for, or sae.hookpoint=... to where it stands"
             )
 
 
@@ -190,7 +207,10 @@ def looked_at(it: TrainedSAE) -> dict[str, Any]:
     latents, x_hat = it.encode(x_BD), it.reconstruct(x_BD)
     bad = not (bool(torch.isfinite(latents.value_BK).all()) and bool(torch.isfinite(x_hat).all()))
     if bad or bool((latents.value_BK < 0).any()) or (latents.index_BK.numel() and int(latents.index_BK.max()) >= it.n_latents):
-        raise SpecError("the SAE gives latents or reconstructions that are no finite numbers; are its weights of another architecture?")
+        raise SpecError(
+            "the SAE is read, but it gives latents or reconstructions that are no finite numbers >= 0; set sae.architecture=... or "
+            "sae.format=... to what it is"
+        )
     found: dict[str, Any] = {"row_norm": _range(length_N)}
     for name in ("threshold_N", "threshold"):
         if hasattr(it.sae, name):

@@ -471,9 +471,9 @@ def scope_cases(root: Path) -> dict[str, Case]:
         return f, w.out(f)
 
     def embedded(x: np.ndarray) -> Answer:
-        z = x @ (w.enc / np.sqrt(D)).T + w.b_enc
+        z = x / np.sqrt(D) @ w.enc.T + w.b_enc  # of the embedding, which the model multiplies by sqrt(d)
         f = relu(z) * (z > w.threshold)
-        return f, f @ (w.dec * np.sqrt(D)) + w.b_dec
+        return f, np.sqrt(D) * (f @ w.dec + w.b_dec)
 
     def across(x: np.ndarray) -> Answer:
         z = t.pre(x, False)

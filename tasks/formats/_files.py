@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 PICKLES = (".pt", ".pth", ".bin")
 WEIGHTS = (".safetensors", ".npz", *PICKLES)
 CONFIGS = (".json", ".yaml", ".yml")
+_NAMING = ("GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+"""Steps of a pickle that look up a function or a class."""
+
 _LETTERS = {"N": "n_latents", "D": "d_in", "O": "d_out"}
 
 
@@ -37,7 +41,6 @@ class Files:
         self.only = None if self.path.is_dir() else self.path.name
         self.trouble: SpecError | None = None
         """The first error of a file that was only looked into."""
-
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -126,7 +129,8 @@ class Files:
 
     def _cut(self, name: str, kind: str, error: Exception | str) -> SpecError:
         said = " ".join(str(error).split())[:160]
-        return self.wrong(name, f"is cut short, or no {kind} file ({said})", "copy it again")
+        said = f" ({said})" if re.search(r"[a-z]{2}", said) else ""  # a KeyError says no more than a number
+        return self.wrong(name, f"is cut short, or no {kind} file{said}", "copy it again")
 
     def _header(self, name: str) -> dict[str, Any]:
         try:
@@ -171,24 +175,39 @@ class Files:
 
     def _opened(self, name: str) -> dict[str, Any]:
         import pickle
+        import warnings
 
+        more = self.wrong(
+            name, "holds more than tensors and plain values, and was not opened further, since that can run code",
+            "have its author save a state dict of tensors",
+        )  # fmt: skip
         try:
             # Mapped and not read, where the file's layout allows it: its shapes cost nothing then.
             mapped = zipfile.is_zipfile(self.top / name)
-            found = torch.load(self.top / name, map_location="cpu", weights_only=True, mmap=mapped)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's, of pickles that it did not write
+                found = torch.load(self.top / name, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
             said = " ".join(str(error).split())
-            if "Unsupported global" not in said and "Unsupported class" not in said and "GLOBAL" not in said:
-                raise self._cut(name, "torch.save", error) from None
-            raise self.wrong(
-                name, "holds more than tensors and plain values, and was not opened further, since that can run code",
-                "have its author save a state dict of tensors",
-            ) from None  # fmt: skip
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            raise self._cut(name, "torch.save", error) from None
+            if any(word in said for word in ("Unsupported global", "Unsupported class", "GLOBAL")) or self._names_code(name):
+                raise more from None
+            raise self._cut(name, "torch.save", "its pickle cannot be read") from None
+        except Exception as error:  # of a damaged pickle almost any
+            raise (more if self._names_code(name) else self._cut(name, "torch.save", error)) from None
         if not isinstance(found, Mapping):
             raise self.wrong(name, f"holds a {type(found).__name__}, and no tensors by name", "name a file with a state dict")
         return {str(key): value for key, value in found.items()}
+
+
+    def _names_code(self, name: str) -> bool:
+        """Whether a file is one whole pickle, not of torch.save, that names functions or classes. Nothing of it is run."""
+        import pickletools
+
+        try:
+            with open(self.top / name, "rb") as file:
+                return any([op.name in _NAMING for op, _, _ in pickletools.genops(file)])  # to its end: a list
+        except Exception:  # no pickle
+            return False
 
 
 class Tensors:
@@ -210,7 +229,7 @@ class Tensors:
         """The tensor that is called one of ``names``, float32 and contiguous; ``turn`` gives its transpose.
 
         A letter that no tensor had before takes its size from this one. Raises ``SpecError`` for one that is missing, has
-        another shape, or holds what is not finite.
+        another shape, is not floating, or holds what is not finite.
         """
         name = next((n for n in names if isinstance(self.found.get(n), torch.Tensor)), None)
         if name is None:
@@ -219,7 +238,14 @@ class Tensors:
         tensor = self.found[name]
         if not shape and tensor.numel() == 1:
             tensor = tensor.reshape(())
+        if not tensor.is_floating_point():
+            raise self.files.wrong(
+                self.name, f"has {name} as {str(tensor.dtype).removeprefix('torch.')}, which are no weights without their scale",
+                "take the SAE in float32, float16 or bfloat16",
+            )  # fmt: skip
         self._check(name, tuple(tensor.shape), shape)
+        if not tensor.numel():
+            raise self.files.wrong(self.name, f"has {name} of shape {tuple(tensor.shape)}, without a number", "copy it again")
         tensor = (tensor.mT if turn else tensor).float().contiguous()
         if not bool(torch.isfinite(tensor).all()):
             n = int((~torch.isfinite(tensor)).sum())
@@ -240,7 +266,8 @@ class Tensors:
         )  # fmt: skip
         fact = f"has {name} of shape {have}, where {self.format} has ({wanted})" + (f" by {' and '.join(by)}" if by else "")
         fact += ": it is transposed" if turned else ""
-        raise self.files.wrong(self.name, fact, "is it of another format?" if not turned else "write it the other way round")
+        do = "write it the other way round" if turned else "name the right one with sae.format=..., or copy it again"
+        raise self.files.wrong(self.name, fact, do)
 
 
 def number(value: Any) -> float | None:

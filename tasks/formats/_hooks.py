@@ -43,7 +43,7 @@ def ours(name: str | None, back: str | None = None) -> str | None:
 def _one(name: str | None) -> str | None:
     if not name:
         return None
-    if name in _EMBEDDINGS or name == "embed":
+    if is_embedding(name) or name == "embed":
         return "embed"
     if found := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
         layer, site = int(found[1]), found[2]
@@ -56,6 +56,11 @@ def _one(name: str | None) -> str | None:
             if re.fullmatch(pattern, name[found.end() :]):
                 return f"layers.{int(found[1])}{site}"
     return None
+
+
+def is_embedding(name: str | None) -> bool:
+    """Whether it is a token's embedding alone: ``embed`` only of models that add nothing to it before block 0, such as positions."""
+    return name in _EMBEDDINGS
 
 
 def lens(hookpoint: str) -> str:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Files", "Format", "Given", "Portable", "Tensors", "found_sae", "opened", "portable", "recognised"]
 
-
 _VECTORS = ("b_enc", "encoder.bias", "latent_bias", "b_gate", "gate_bias", "encoder_linear.bias", "b_E")
 _MATRICES = ("W_enc", "w_enc", "encoder.weight", "encoder_linear.weight", "W_E")
 """What formats call the encoder's bias and its matrix."""
@@ -71,6 +70,14 @@ class Portable:
         return TrainedSAE(self.sae, self.norm, self.hookpoint or anywhere, self.about)
 
 
+class _TooMany(SpecError):
+    """More active latents of a token than there are latents; which file that is of is known further up."""
+
+    def __init__(self, k: float, n_latents: int) -> None:
+        self.k, self.n_latents = k, n_latents
+        super().__init__(f"sae.k = {k:g}, but there are {n_latents} latents; set sae.k=... to those active in a token")
+
+
 class Format(Spec):
     """A kind of file; each adds a field ``kind``."""
 
@@ -90,6 +97,16 @@ class Format(Spec):
     def read(self, files: Files, given: Given) -> Portable:
         """The SAE. Raises ``SpecError`` for what is wrong with it, or lacking."""
         raise NotImplementedError
+
+    def opened(self, files: Files, given: Given) -> Portable:
+        """``read``, and the file is named whose numbers do not fit each other. Raises ``SpecError``."""
+        try:
+            return self.read(files, given)
+        except _TooMany as error:
+            raise files.wrong(
+                self.weights(files), f"has {error.n_latents} latents, and k = {error.k:g} of them cannot be active",
+                f"set sae.k=... to those of a token, at most {error.n_latents}",
+            ) from None  # fmt: skip
 
     def write(self, it: Portable, folder: Path) -> list[str]:
         """Write files; returns what could not be carried, in words. Raises ``SpecError`` for an SAE that it cannot hold."""
@@ -174,12 +191,14 @@ def opened(
     Raises ``SpecError``.
     """
     files = Files(path, allow_pickle, origin)
-    return recognised(files, format).read(files, Given(**given))
+    return recognised(files, format).opened(files, Given(**given))
 
 
 def found_sae(kind: str, tensors: Mapping[str, Tensor], **fields: Any) -> SAE:
     """The SAE of a kind of ours with these tensors. Raises ``SpecError`` where they do not fit."""
     n_latents, d_out = tensors["W_dec_ND"].shape
+    if (fields.get("k") or 0) > n_latents:
+        raise _TooMany(fields["k"], n_latents)
     spec = decode("tasks.saes", {"kind": kind, "n_latents": n_latents, "expansion_factor": None, **fields}, "sae")
     spec.check(tensors["W_enc_ND"].shape[1], d_out)
     return spec.holding(tensors)
@@ -191,5 +210,3 @@ def portable(
     """A portable SAE, what is not known of it left out."""
     known = {name: value for name, value in about.items() if value not in (None, "", [], {})}
     return Portable(sae, FittedNorm(norm or NoNorm(), {}), hookpoint, known)
-
-

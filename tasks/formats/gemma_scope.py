@@ -2,7 +2,11 @@
 
 Sources: arXiv 2408.05147; google/gemma-scope-*, as sae-lens 6.54.12 reads them. W_enc (d, m), W_dec (m, o), in lower case in
 version 2; b_dec is not subtracted first. Everything else comes from the path: ``<repository>/layer_<L>/width_16k/average_l0_71``
-and ``<repository>/resid_post/layer_<L>_width_16k_l0_small``. SAEs of embeddings were trained on embeddings times sqrt(d).
+and ``<repository>/resid_post/layer_<L>_width_16k_l0_small``. The
+fold of SAEs of embeddings, W_enc / sqrt(d) and W_dec * sqrt(d), says that they were trained on rows e of the embedding matrix,
+which the model multiplies by sqrt(d) before block 0 reads them: z = e W_enc + b_enc of x = sqrt(d) e, and x^ = sqrt(d) e^. So
+b_dec is times sqrt(d) as well, which SAELens leaves out. No real file of theirs was seen here.
+
 Transcoders of version 2 may have affine_skip_connection (d, o). Cross-layer ones, with a third axis, are refused.
 """
 
@@ -72,7 +76,7 @@ class GemmaScope(Format):
         notes = []
         if "embedding" in files.origin:
             root = tensors["W_enc_ND"].shape[1] ** 0.5
-            tensors |= {"W_enc_ND": tensors["W_enc_ND"] / root, "W_dec_ND": tensors["W_dec_ND"] * root}
+            tensors |= {"W_enc_ND": tensors["W_enc_ND"] / root} | {n: tensors[n] * root for n in ("W_dec_ND", "b_dec_D")}
             notes.append("the scale of embeddings, sqrt(d), is folded into the weights")
         at = self.hookpoint(files)
         about = {

@@ -149,8 +149,11 @@ class SAELens(Format):
         architecture = "jumprelu" if kind in ("batchtopk", "matryoshka") else kind
         if is_transcoder:
             if normalize != "none" or (architecture, sae.spec.skip) not in _WRITTEN:
-                what = f"a transcoder of kind {kind}" + (f" with norm {normalize}" if normalize != "none" else "")
-                raise SpecError(f"sae.kind = {kind!r}, but SAELens has no {what}; it has those of standard and jumprelu")
+                with_norm = f" with norm {normalize}" if normalize != "none" else ""
+                raise SpecError(
+                    f"sae.kind = {kind!r}, but SAELens has no transcoders of that kind{with_norm}; "
+                    f"{'export to sparsify, or ' if kind == 'topk' else ''}train it with sae=standard or sae=jumprelu and norm=rms"
+                )
             architecture = _WRITTEN[architecture, sae.spec.skip]
             sae = raw(it, subtract=False).sae
         weights = sae.weights()
@@ -194,6 +197,9 @@ def _latent_tensors(kind: str) -> dict[str, str]:
 
 def _config(files: Files) -> _Config:
     found = {_OLD.get(name, name): value for name, value in files.json(CONFIG).items()}
+    for name in ("metadata", "activation_fn_kwargs"):
+        if not isinstance(found.get(name) or {}, Mapping):
+            raise files.wrong(CONFIG, f"says {name} = {str(found[name])[:80]}, which is no object with settings", "copy it again")
     metadata = {**found, **(found.get("metadata") or {})}
     architecture = str(found.get("architecture") or "standard")
     kwargs = found.get("activation_fn_kwargs") or {}

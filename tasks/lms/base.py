@@ -22,6 +22,9 @@ class Facts(NamedTuple):
     d_heads: int | None = None
     """Width of a block's attention heads side by side."""
 
+    adds_positions: bool | None = None
+    """Whether positions are added to the embeddings of tokens, so that block 0 reads another thing than these."""
+
 
 class LMSpec(Spec):
     """What all kinds of language model share; each adds a field ``kind``."""

@@ -58,6 +58,10 @@ class HF(Pretrained, LMSpec):
         }
 
 
+_ADD_POSITIONS = {"gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "opt", "biogpt", "xglm", "ctrl"}
+"""Model types whose positions are vectors that are added to the embeddings, and no rotations in attention."""
+
+
 def facts_of(config: dict[str, Any], name: str) -> Facts:
     """Shape of a model from its config.json, under the names that model families give it. Raises ``SpecError``."""
     inner = config.get("text_config") or config
@@ -72,4 +76,5 @@ def facts_of(config: dict[str, Any], name: str) -> Facts:
     d_heads = None if n_heads is None else n_heads * (first("head_dim") or d_model // n_heads)
     d_mlp = first("intermediate_size", "n_inner", "ffn_dim") or (4 * d_model if inner.get("model_type") == "gpt2" else None)
     length = first("max_position_embeddings", "n_positions", "n_ctx")
-    return Facts(name, n_layers, d_model, first("vocab_size"), length, d_mlp, d_heads)
+    adds = inner.get("model_type") in _ADD_POSITIONS
+    return Facts(name, n_layers, d_model, first("vocab_size"), length, d_mlp, d_heads, adds)

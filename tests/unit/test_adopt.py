@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from artifacts.backends.local import Local
 from artifacts.store import Store
-from flows.config import load
+from flows.config import load, pipeline
 from flows.lineage import recipe_of
 from flows.recipes import recipes
 from tasks.adopt import AdoptSpec, adopt
@@ -92,7 +93,7 @@ def test_files_that_changed_since_the_run_was_composed_are_not_read(tmp_path, mo
 
 def test_a_width_or_a_layer_that_the_model_has_not_is_said(tmp_path, model, store):
     wide = here(tmp_path / "wide", w=foreign.Weights(0, d=24))
-    with pytest.raises(SpecError, match=rf"sae.d_in = 24, but model has rows of {D} numbers at layers.1, which the SAE reads"):
+    with pytest.raises(SpecError, match=rf"sae.d_in = 24, but model has rows of {D} numbers at layers.1, which the SAE reads; set lm"):
         make(adopted(wide, model), store)
     with pytest.raises(SpecError, match=r"sae.hookpoint = 'layers.9', but model has layers 0 to 2"):
         make(adopted(here(tmp_path / "sae"), model, hookpoint="layers.9"), store)
@@ -212,6 +213,12 @@ def saint_file(root, **values):
     return root / "sae.pt"
 
 
+def raw_file(root, data):
+    (root / "sae.pt").write_bytes(data)
+    return root / "sae.pt"
+
+
+PICKLE = {"allow_pickle": True}
 W = foreign.Weights()
 MISTAKES = {
     "no_such_path": (lambda root: root / "nope", {}, "nothing is there; name a folder with an SAE, or its file"),
@@ -249,7 +256,21 @@ MISTAKES = {
     "sequences": (lambda root: lens_with(root, architecture="temporal"), {}, "reads whole sequences"),
     "pickle": (saint_file, {"k": 3}, "is a pickle, and pickles can run code .*; set sae.allow_pickle=true"),
     "several": (several, {"allow_pickle": True}, r"holds 2 files with weights \(0.pt, 1.pt\); name one of them"),
-    "k_too_large": (lambda root: foreign.sparsify(root / "layers.1", W, k=99), {}, "sae.k = 99, but there are 40 latents"),
+    "k_too_large": (
+        lambda root: foreign.sparsify(root / "layers.1", W, k=99), {},
+        r"its sae.safetensors has 40 latents, and k = 99 of them cannot be active; set sae.k=... to those of a token, at most 40",
+    ),
+    "metadata": (lambda root: lens_with(root, metadata=[1]), {}, r"its cfg.json says metadata = \[1\], which is no object"),
+    "kwargs": (lambda root: lens_with(root, activation_fn_kwargs="k"), {}, "its cfg.json says activation_fn_kwargs = k, which is"),
+    "integers": (
+        lambda root: with_tensors(root, W_enc=W.enc.T.astype(np.int8)), {},
+        "has W_enc as int8, which are no weights without their scale; take the SAE in float32",
+    ),
+    "no_latents": (
+        lambda root: with_tensors(root, W_enc=W.enc.T[:, :0], W_dec=W.dec[:0], b_enc=W.b_enc[:0]), {},
+        r"has b_enc of shape \(0,\), without a number; copy it again",
+    ),
+    "garbage": (lambda root: raw_file(root, b"garbage, and no pickle"), PICKLE, r"is cut short, or no torch.save file(?! \(\d)"),
 }  # fmt: skip
 
 
@@ -271,6 +292,21 @@ class Wicked:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("data", [b"e", b"0.", b"2.", b"K", b"}K\x01s.", b"t.", b"R.", b"s.", b"\x80\x02Q.", b"(K\x01u.", b"\x8a\x05."])
+def test_a_damaged_pickle_is_one_sentence_whatever_it_breaks(tmp_path, data, recwarn):
+    with pytest.raises(SpecError, match="is cut short, or no torch.save file"):
+        opened(raw_file(tmp_path, data), allow_pickle=True)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_names_code_is_called_so_without_a_warning(tmp_path, protocol, recwarn):
+    path = raw_file(tmp_path, pickle.dumps({"b_pre": Wicked(tmp_path / "ran")}, protocol=protocol))
+    with pytest.raises(SpecError, match="it holds more than tensors and plain values, and was not opened further"):
+        opened(path, allow_pickle=True)
+    assert not recwarn.list and not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("bare", [True, False])
@@ -350,6 +386,69 @@ def test_where_the_file_says_nothing_the_hookpoint_is_the_one_that_is_typed(tmp_
     assert load([*typed, "capture.hookpoints=[layers.2]"]).hookpoints == ("layers.2",)
     with pytest.raises(SpecError, match="stands at one"):
         load([*typed, "capture.hookpoints=[layers.2,layers.1]"])
+
+
+def test_where_nobody_says_it_the_hookpoint_is_no_default(tmp_path, model):
+    typed = ["sae=load", f"sae.path={saint_file(tmp_path)}", "sae.allow_pickle=true", "sae.k=3", "lm=hf", f"lm.path={model}"]
+    with pytest.raises(SpecError, match=r"sae.hookpoint is null, but the SAE's files do not say where it stands; set sae.hookpoint="):
+        load(typed)
+    p = load([*typed, "capture.hookpoints=[layers.1]"])
+    assert p.hookpoints == ("layers.1",) == pipeline(p.plain).hookpoints
+    assert load([*typed, "sae.hookpoint=layers.2"]).hookpoints == ("layers.2",)
+
+
+def test_a_hookpoint_that_is_typed_counts_though_it_is_the_default(tmp_path, model):
+    metadata = {"hook_name": "blocks.2.hook_resid_post", "model_name": "model"}
+    typed = ["sae=load", f"sae.path={foreign.saelens(tmp_path / 'sae', metadata=metadata)}", "lm=hf", f"lm.path={model}"]
+    with pytest.raises(SpecError, match=r"capture.hookpoints = \['layers.1'\], but the SAE stands at 'layers.2'"):
+        load([*typed, "capture.hookpoints=[layers.1]"])
+    p = load(typed)
+    assert p.hookpoints == ("layers.2",) == pipeline(p.plain).hookpoints
+
+
+def misnamed(root):
+    return foreign.saelens(root / "sae", metadata={"hook_name": "blocks.1.hook_resid_post", "model_name": "gemma-2-2b"})
+
+
+EARLY = {
+    "model": (misnamed, [], "lm = 'model', but the SAE's files say that it is of 'gemma-2-2b'"),
+    "any_model": (misnamed, ["sae.any_model=true"], None),
+    "no_k": (without_k, [], "its cfg.json says no k; set sae.k="),
+    "k_too_large": (without_k, ["sae.k=99"], "k = 99 .*; set sae.k="),
+    "nan": (nan, ["sae.any_model=true"], "2 values in W_enc that are not finite"),
+    "transposed": (lambda root: with_tensors(root, W_dec=W.dec.T), [], "W_dec of shape .16, 40., .*it is transposed"),
+    "no_threshold": (llama_without_threshold, [], "says no jump_relu_threshold; set sae.threshold="),
+    "no_latents": (
+        lambda root: with_tensors(root, W_enc=W.enc.T[:, :0], W_dec=W.dec[:0], b_enc=W.b_enc[:0]), [],
+        "sae_weights.safetensors has 0 latents of d_in 16; copy it again",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_what_is_wrong_with_a_loaded_sae_is_said_when_a_run_is_composed(name, tmp_path, model):
+    make_it, more, said = EARLY[name]
+    typed = ["sae=load", f"sae.path={make_it(tmp_path)}", "lm=hf", f"lm.path={model}", "sae.hookpoint=layers.1", *more]
+    if said is None:
+        assert load(typed).adopt
+        return
+    with pytest.raises(SpecError, match=said):
+        load(typed)
+
+
+@pytest.mark.parametrize("hook", ["hook_embed", "transformer.wte", "blocks.0.hook_resid_pre"])
+def test_embeddings_are_the_stream_before_block_0_only_where_no_positions_are_added(tmp_path, model, hook):
+    path = foreign.saelens(tmp_path / "sae", metadata={"hook_name": hook, "model_name": "model"})
+    of = lambda folder: load(["sae=load", f"sae.path={path}", "lm=hf", f"lm.path={folder}"])  # noqa: E731
+    assert of(model).hookpoints == ("embed",)
+    learned = tmp_path / "model"
+    shutil.copytree(model, learned)
+    settings(learned / "config.json", model_type="gpt2")
+    if hook == "blocks.0.hook_resid_pre":
+        assert of(learned).hookpoints == ("embed",)
+        return
+    with pytest.raises(SpecError, match=rf"sae.hookpoint = 'embed', but the SAE's files say '{hook}'.*; use an SAE of blocks.0"):
+        of(learned)
 
 
 def test_a_width_that_is_not_the_models_is_said_before_any_work(tmp_path, model):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 
 from flows.cli import main
 from tasks.formats.base import formats, opened
+from tasks.spec import SpecError
 from tests import foreign
 from tests.small import write_model
 
@@ -81,6 +83,16 @@ def test_what_was_typed_wrong_is_said(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_an_export_leaves_what_lies_beside_it_and_takes_folders_with_a_sign_of_equality(world, tmp_path, capsys):
+    name, store = adopted(world, capsys)["artifact"], f"backend.root={world / 'store'}"
+    mine = tmp_path / "new" / "a=b.part" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("kept")
+    assert main(["export", name, "saelens", str(tmp_path / "new" / "a=b"), store]) == 0
+    assert mine.read_text() == "kept" and (tmp_path / "new" / "a=b" / "cfg.json").is_file()
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {"a=b", "a=b.part"}
+
+
 def test_a_pickle_is_imported_with_the_flag_only(world, tmp_path, capsys):
     path = foreign.dictionary_learning(tmp_path / "dl", "GatedAutoEncoder", foreign.Weights())
     typed = ["import", f"sae.path={path}", *common(world), "sae.any_model=true", "sae.hookpoint=layers.2"]
@@ -112,3 +124,20 @@ def test_an_adopted_sae_is_explained_and_scored_over_the_captures_of_the_command
     assert "report: " in capsys.readouterr().out
     assert main(["explain", name, "capture.hookpoints=[layers.0]", *where]) == 2
     assert "is made already and has its own" in capsys.readouterr().err
+
+def test_a_transcoder_that_saelens_has_not_is_told_what_to_do(tmp_path):
+    from tasks.formats.base import Portable, found_sae
+
+    w = torch.ones(4, 3)
+    sae = found_sae("topk", {"W_enc_ND": w, "b_enc_N": w[:, 0], "W_dec_ND": w, "b_dec_D": w[0]}, k=2, subtract_b_dec=False)
+    said = "sae.kind = 'topk', but SAELens has no transcoders of that kind; export to sparsify, or train it with sae=standard"
+    with pytest.raises(SpecError, match=said):
+        formats()["saelens"].write(Portable(sae, hookpoint="layers.0.mlp_in:layers.0.mlp"), tmp_path / "out")
+
+
+def test_an_export_that_would_not_come_back_is_not_written(world, tmp_path, capsys, monkeypatch):
+    name = adopted(world, capsys)["artifact"]
+    monkeypatch.setattr("flows.porting._apart", lambda it, back: 0.5)
+    assert main(["export", name, "saelens", str(tmp_path / "out"), f"backend.root={world / 'store'}"]) == 2
+    assert re.search(r"reconstructions as saelens would be up to 0.5 of the largest away .*; use another", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
