@@ -64,7 +64,7 @@ def train_together(jobs: Sequence[Job[TrainSpec]], group: Group | None = None) -
 
     def begin(spec: TrainSpec) -> SAE:
         spec.sae.check(d_in, d_out)
-        return spec.sae.build(d_in, spec.seed, d_out) if old is None else begun(spec.sae, norms[0].norm, d_in, sites, old)
+        return spec.sae.build(d_in, spec.seed, d_out) if old is None else begun(spec.sae, norms[0].norm, d_in, sites, old, str(first.one("init").artifact))
 
     def normalised(rows: Tensor) -> Rows:
         return norm.pair(rows.to(device, non_blocking=True))

@@ -65,6 +65,14 @@ class SparseSAE(SAE):
         """Whether decoder rows are held at length 1."""
         return not self.spec.rescale_by_row_norm
 
+    def row_lengths(self) -> Tensor:
+        """As every SAE's; but where latents compete by pre-activation, those whose rows are zeros go with the others."""
+        length_N = super().row_lengths()
+        zero_N = ~self.W_dec_ND.detach().any(dim=-1)
+        if not self.UNIT_ROWS or not zero_N.any() or zero_N.all():
+            return length_N
+        return torch.where(zero_N, length_N[~zero_N].mean(), length_N)
+
     def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
         """As every SAE's, but with encoder rows of the mean length: latents that are chosen by size fire only if they are as large
         as others, and do not disturb if they are not."""

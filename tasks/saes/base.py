@@ -214,14 +214,18 @@ class SAE(ABC):
         """Bring every decoder row to length 1, the encoder taking on its length; returns self. Reconstructions are the same,
         and latents are then in units of the (normalised) output. Rows of zeros stay."""
         with torch.no_grad():
-            length_N = self.W_dec_ND.norm(dim=-1)
-            as_it_is = (length_N == 0) | ((length_N - 1).abs() < 1e-6)  # rows that are there already keep their bits
-            length_N = torch.where(as_it_is, 1, length_N)
+            length_N = self.row_lengths()
             for name in self.SCALE_WITH_ROWS:
                 tensor = getattr(self, name)
                 tensor.mul_(length_N.view(-1, *[1] * (tensor.dim() - 1)))
             self.W_dec_ND.div_(length_N[:, None])
         return self
+
+    def row_lengths(self) -> Tensor:
+        """By what each decoder row is divided to be of length 1: [N]. 1 for rows of zeros."""
+        length_N = self.W_dec_ND.detach().norm(dim=-1)
+        as_it_is = (length_N == 0) | ((length_N - 1).abs() < 1e-6)  # rows that are there already keep their bits
+        return torch.where(as_it_is, 1, length_N)
 
     def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
         """Let latents begin anew along directions of the input: encoder rows of a fifth of the mean length, which disturbs little
