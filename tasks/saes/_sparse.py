@@ -26,6 +26,8 @@ class SparseSpec(SAESpec):
 
     KEEPS_KEY: ClassVar[dict[str, Any]] = {**SAESpec.KEEPS_KEY, "rescale_by_row_norm": False, "blocks": 1}
 
+    SPREADS: ClassVar[bool] = True
+
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of AuxK, which lets dead latents model what the live ones leave over; 0 turns it off."""
 

@@ -47,6 +47,9 @@ class SAESpec(Spec):
     SPARSITY: ClassVar[str] = ""
     """The field that weighs a penalty on activity, for kinds that have one; training may let it rise from 0."""
 
+    SPREADS: ClassVar[bool] = False
+    """Whether several processes can train one SAE of this kind."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 
@@ -69,6 +72,14 @@ class SAESpec(Spec):
             raise SpecError(
                 f"sae.subtract_b_dec = true, but the SAE reads rows of {d_in} numbers and writes rows of {d_out}, so that b_dec "
                 "is no point of its input; use sae.subtract_b_dec=false"
+            )
+
+    def check_shares(self, n_processes: int, n_latents: int) -> None:
+        """Raise ``SpecError`` where processes cannot have as many of the latents each. For kinds that spread."""
+        if n_latents % n_processes:
+            raise SpecError(
+                f"runtime.processes = {n_processes}, but {n_latents} latents are not that many equal parts; use another number, or "
+                "runtime.shard=batch"
             )
 
     def build(self, d_in: int, seed: int = 0, d_out: int | None = None) -> SAE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from artifacts.shuffled import ShuffledRows
 from artifacts.store import Store
-from tasks.fitting import Fit, fitted
+from tasks.fitting import Fit, fitted, last_checkpoint
 from tasks.learning.beginning import begun as begun_with
 from tasks.learning.schedule import TrainSpec
 from tasks.lm.sites import Sites
@@ -306,6 +307,36 @@ def test_options_of_the_learner_reach_it(option):
     assert not same(weights(with_it), weights(without))
 
 
+def test_a_checkpoint_outlives_a_crash_while_the_next_one_takes_its_place(tmp_path, monkeypatch):
+    store, recipe = Store.at(tmp_path), recipes([TopK(k=3, n_latents=32)])[0]
+    fit = fit_of(spec())
+    run([fit], until=10)
+    first = store.begin(recipe.artifact, {})
+    fit.save(first.scratch / "checkpoint")
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: 1 / 0 if self.name.endswith(".tmp") else rename(self, to))
+    run([fit], until=20)
+    with pytest.raises(ZeroDivisionError):
+        fit.save(first.scratch / "checkpoint")
+    monkeypatch.undo()
+    first.abandon()
+    second, again = store.begin(recipe.artifact, {}), fit_of(spec())
+    again.recover(last_checkpoint(second, "checkpoint"), "cpu")
+    assert again.step == 10
+    again.save(second.scratch / "checkpoint")
+    assert [path.name for path in second.scratch.iterdir()] == ["checkpoint"]
+
+
+def test_what_goes_wrong_in_one_of_a_group_ends_it_before_the_next_one_s_step():
+    broken, other = fit_of(spec()), fit_of(spec())
+    broken.learner.step = lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        next(fitted([broken, other], batches_of(spec()), lambda rows: (rows, None), in_group=True))
+    assert other.step == 0
+    next(fitted([broken, other], batches_of(spec()), lambda rows: (rows, None)))
+    assert isinstance(broken.failure, ZeroDivisionError) and other.step == 1
+
+
 # beginning with what there is
 
 
@@ -327,7 +358,7 @@ def test_training_goes_on_from_another_sae_under_its_norm(tmp_path):
     "sae, norm, said",
     [
         (TopK(k=3, n_latents=48), None, r"that SAE has sae.n_latents 32 and this run has 48"),
-        (BatchTopK(k=3, n_latents=32), None, r"^train.init_from = 'train/\w+', but that SAE has sae.kind 'topk' and this run has 'batchtopk'; use sae=topk"),
+        (BatchTopK(k=3, n_latents=32), None, r"^train.init_from = 'train/\w+', but .*kind 'topk' and .* 'batchtopk'; use sae=topk"),
         (TopK(k=3, n_latents=32, skip=True), None, r"that SAE has sae.skip False and this run has True; use sae.skip=false"),
         (TopK(k=3, n_latents=32), NoNorm(), r"that SAE has norm 'rms' and this run has 'none'; use norm=rms"),
     ],
@@ -376,7 +407,7 @@ def test_training_begins_with_what_an_sae_does_whose_decoder_rows_are_not_of_len
 @pytest.mark.parametrize("sae", BEGUN, ids=lambda sae: sae.kind)
 def test_an_sae_whose_active_latents_would_be_others_is_refused(sae):
     old = old_sae(sae, torch.linspace(0.5, 3, 32))
-    with pytest.raises(SpecError, match=r"init_from = 'train/x', but .* rows of lengths from 0.5 to 3, .*; use sae.rescale_by_row_norm=true"):
+    with pytest.raises(SpecError, match=r"= 'train/x', but .* rows of lengths from 0.5 to 3, .*; use sae.rescale_by_row_norm=true"):
         begun_with(sae, NoNorm(), D, Sites.parse("layers.1"), old, "train/x")
     free = begun_with(sae.model_copy(update={"rescale_by_row_norm": True}), NoNorm(), D, Sites.parse("layers.1"), old, "train/x")
     torch.testing.assert_close(free.learner().sae.W_dec_ND, old.sae.W_dec_ND)
