@@ -44,7 +44,7 @@ def check(p: Pipeline) -> None:
         norms = manifest.inputs["norm"]
         if isinstance(norms, str) and (norm := store.find(addressed(norms))) is not None:
             there["norm"] = norm.spec
-    check(p.sae, p.norm, d_in, there)
+    check(p.sae, p.norm, d_in, there, str(artifact))
 
 
 def recipe(p: Pipeline) -> Recipe:

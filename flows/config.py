@@ -21,6 +21,7 @@ from tasks.capture import CaptureSpec
 from tasks.choosing import counted, named_in_file, parsed_latents
 from tasks.clients.base import Client
 from tasks.corpora.base import Corpus
+from tasks.distributed import check as spreads
 from tasks.evaluate import EvaluateSpec
 from tasks.explainers.base import Explainer
 from tasks.kinds import decode, kinds, validated
@@ -118,6 +119,7 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
         found = plain(config)
         if (found.get("sae") or {}).get("kind") == "load" and not any(map(_names_hookpoints, fields)):
             found["capture"]["hookpoints"] = None  # nobody typed them: its files say where it stands, or nobody does
+        _check_preset(next((str(o.value()) for o in reversed(groups) if o.key_or_group == "sae"), ""), found)
         return found
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(explained(error, overrides)) from None
@@ -170,6 +172,21 @@ def plain(config: Any) -> dict[str, Any]:
     found = OmegaConf.to_container(config, resolve=True)
     assert isinstance(found, dict)
     return {str(name): value for name, value in found.items()}
+
+
+def _check_preset(name: str, config: Mapping[str, Any]) -> None:
+    """Whether the file ``conf/sae/<name>.yaml``, as somebody typed it, is for SAEs of such sites. Afterwards nobody knows its name."""
+    if name not in ("transcoder", "skip_transcoder", "crosscoder"):
+        return
+    for sites in map(Sites.parse, _hookpoints((config.get("capture") or {}).get("hookpoints"))):
+        if name == "crosscoder" and len(sites.writes) == 1:
+            raise SpecError(
+                f"sae = {name!r}, but {sites} writes one hookpoint; use capture.hookpoints=[layers.1+layers.2], or sae=batchtopk"
+            )
+        if name != "crosscoder" and sites.gives_back:
+            raise SpecError(
+                f"sae = {name!r}, but {sites} is written as it is read; use capture.hookpoints=[layers.1.mlp_in:layers.1.mlp], or sae=topk"
+            )
 
 
 def pipeline(config: Mapping[str, Any], given: str = "") -> Pipeline:
@@ -289,6 +306,7 @@ def _check_model(p: Pipeline) -> None:
     facts = p.lm.facts()
     for sites in map(Sites.parse, p.hookpoints):
         if p.adopt is None:
+            spreads(p.runtime, p.sae)
             _check_sites(p, sites)
         else:
             foreign.check(p.adopt, facts)
@@ -299,6 +317,8 @@ def _check_model(p: Pipeline) -> None:
         if d_in is None or d_out is None:
             continue
         p.sae.check(d_in, d_out)
+        if p.adopt is None:
+            spreads(p.runtime, p.sae, d_in)
         if getattr(p.sae, "blocks", 1) > 1 and len(each := {Hookpoint.parse(h).width(facts) for h in sites.writes}) > 1:
             raise SpecError(
                 f"sae.blocks = {len(sites.writes)}, but what is written at {sites} has rows of {sorted(each)} numbers, and blocks are of "
@@ -323,6 +343,11 @@ def _check_sites(p: Pipeline, sites: Sites) -> None:
             f"use sae.blocks={len(sites.writes)}"
         )
     if sites.gives_back:
+        if p.sae.skip:
+            raise SpecError(
+                f"sae.skip = true, but at {sites} the SAE writes what it reads, so that a linear map alone gives all of it back; "
+                "use sae.skip=false, or capture.hookpoints=[reads:writes]"
+            )
         return
     if p.norm.PER_TOKEN:
         raise SpecError(not_undone(p.norm, sites.writes[0]))

@@ -22,9 +22,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from tasks.fitting import last_checkpoint
 from tasks.lazy import torch
 from tasks.progress import Progress
-from tasks.saes._sparse import SparseSpec
+from tasks.saes.base import SAESpec
 from tasks.spec import Runtime, Spec, SpecError
 from tasks.stage import Job
 
@@ -47,7 +48,8 @@ class _Order(NamedTuple):
     inputs: dict[str, Any]
     out: Path
     scratch: Path
-    recovered: dict[str, Path | None]
+    recovered: Path | None
+    """The checkpoint to go on from."""
 
 
 def trained_by(n: int, jobs: Sequence[Job], checkpoint: str) -> None:
@@ -65,7 +67,7 @@ def trained_by(n: int, jobs: Sequence[Job], checkpoint: str) -> None:
         folder = Path(name)
         orders = [
             _Order(
-                job.recipe.artifact, job.spec, dict(job.inputs), job.out, job.attempt.scratch, {checkpoint: job.attempt.recover(checkpoint)}
+                job.recipe.artifact, job.spec, dict(job.inputs), job.out, job.attempt.scratch, last_checkpoint(job.attempt, checkpoint)
             )
             for job in able
         ]
@@ -88,12 +90,26 @@ def trained_by(n: int, jobs: Sequence[Job], checkpoint: str) -> None:
             job.summary.update(summary)
 
 
-def _refused(job: Job) -> bool:
-    if not isinstance(job.spec.sae, SparseSpec):
-        job.failure = SpecError(
-            f"runtime.processes = {job.runtime.processes}, but SAEs of kind {job.spec.sae.kind} are trained by one process; "
+def check(runtime: Runtime, sae: SAESpec, d_in: int | None = None) -> None:
+    """Raise ``SpecError`` where so many processes cannot train an SAE. ``d_in``: of its rows; None where nobody knows it yet."""
+    n = runtime.processes
+    if n == 1:
+        return
+    kind = sae.kind  # type: ignore[attr-defined]
+    if not sae.SPREADS:
+        raise SpecError(
+            f"runtime.processes = {n}, but SAEs of kind {kind} are trained by one process; "
             "use runtime.processes=1, or sae=topk, batchtopk or matryoshka"
         )
+    if runtime.shard == "latents" and d_in is not None:
+        sae.check_shares(n, sae.size(d_in))
+
+
+def _refused(job: Job) -> bool:
+    try:
+        check(job.runtime, job.spec.sae)
+    except SpecError as error:
+        job.failure = error
     return job.failure is not None
 
 
@@ -183,7 +199,7 @@ class _Here:
         self._number, self._told = number, told
 
     def recover(self, name: str) -> Path | None:
-        return self._recovered[name]
+        return self._recovered
 
     def save(self, name: str) -> None:
         self._told.tell(save=self._number)

@@ -19,12 +19,16 @@ from tasks.spec import SpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from artifacts.attempt import Attempt
     from tasks.learning.base import Learner
     from tasks.learning.schedule import TrainSpec
     from tasks.saes.base import SAE
 
 Rows = tuple["Tensor", "Tensor | None"]
 """Normalised rows: what is read, and what is to be given (None: the same)."""
+
+_OLD = ".old"
+"""What the name of a checkpoint ends in while the next one takes its place."""
 
 PIECE_ROWS = 4096
 """Rows that are encoded at a time when an SAE is looked at."""
@@ -162,11 +166,11 @@ class Fit:
         body = {"step": self.step, "log": self.log, "seconds": self.seconds}
         body |= {"best": self._best, "looks_since_best": self._looks_since_best}
         (draft / "loop.json").write_text(json.dumps(body))
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
+        old = folder.with_name(folder.name + _OLD)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
-        draft.rename(folder)
+        draft.rename(folder)  # a crash before this leaves the old one: see ``last_checkpoint``
         shutil.rmtree(old, ignore_errors=True)
 
     def recover(self, folder: Path | None, device: Any) -> None:
@@ -184,13 +188,21 @@ class Fit:
         self.saved_at = self.step
 
 
+def last_checkpoint(attempt: Attempt, name: str) -> Path | None:
+    """The last checkpoint that a dead attempt left, also where it died while the next one took its place."""
+    return attempt.recover(name) or attempt.recover(name + _OLD)
+
+
 def fitted(
-    fits: Sequence[Fit], batches: Callable[[int], Iterator[Tensor]], normalised: Callable[[Tensor], Rows]
+    fits: Sequence[Fit], batches: Callable[[int], Iterator[Tensor]], normalised: Callable[[Tensor], Rows], in_group: bool = False
 ) -> Iterator[tuple[int, dict[Fit, dict[str, float]]]]:
     """Give every batch to all fits that are at its step, each batch read and normalised once.
 
     Those that are behind (after an interruption) go alone until they have come up to the others. Yields, batch by batch, how
     many took it, and figures to show of those that had a look. What goes wrong in one is its ``failure``; the others go on.
+
+    ``in_group``: other processes take the same steps. Then what goes wrong is raised: a process that left one SAE's step alone
+    would meet the others, which are still inside of it, in the next one's.
     """
     while going := [fit for fit in fits if not fit.ended]:
         at = min(fit.step for fit in going)
@@ -208,6 +220,8 @@ def fitted(
                     except (ArtifactError, OSError):  # of the store: nothing that another SAE would be spared
                         raise
                     except Exception as error:
+                        if in_group:
+                            raise
                         fit.failure = error
                 now = time.monotonic()
                 for fit in going:

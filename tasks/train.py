@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from artifacts.shuffled import ShuffledRows
-from tasks.fitting import Fit, Rows, fitted, validation_rows
+from tasks.fitting import Fit, Rows, fitted, last_checkpoint, validation_rows
 from tasks.lazy import pa, pq, torch
 from tasks.learning.beginning import begun
 from tasks.learning.schedule import TrainSpec
@@ -64,7 +64,9 @@ def train_together(jobs: Sequence[Job[TrainSpec]], group: Group | None = None) -
 
     def begin(spec: TrainSpec) -> SAE:
         spec.sae.check(d_in, d_out)
-        return spec.sae.build(d_in, spec.seed, d_out) if old is None else begun(spec.sae, norms[0].norm, d_in, sites, old)
+        if old is None:
+            return spec.sae.build(d_in, spec.seed, d_out)
+        return begun(spec.sae, norms[0].norm, d_in, sites, old, str(first.one("init").artifact))
 
     def normalised(rows: Tensor) -> Rows:
         return norm.pair(rows.to(device, non_blocking=True))
@@ -85,14 +87,14 @@ def train_together(jobs: Sequence[Job[TrainSpec]], group: Group | None = None) -
             job.failure = error
             continue
         fit = Fit(job.spec, learner, validation, fresh=old is None)
-        fit.recover(job.attempt.recover(_CHECKPOINT), device)
+        fit.recover(last_checkpoint(job.attempt, _CHECKPOINT), device)
         jobs_of[fit] = job
     logs = {fit: _wandb(job, len(jobs)) if runtime.wandb else None for fit, job in jobs_of.items()}
     label = f"train {sites}" + (f", {len(jobs)} SAEs" if len(jobs) > 1 else "")
     saved, writes = time.monotonic(), group is None or group.leads
     with progress.bar(label, spec.n_tokens * len(jobs_of), "tokens") as bar:
         bar.advance(sum(fit.step for fit in jobs_of) * spec.batch_tokens)
-        for n, shown in fitted(list(jobs_of), rows.batches, normalised):
+        for n, shown in fitted(list(jobs_of), rows.batches, normalised, in_group=group is not None):
             bar.advance(n * spec.batch_tokens, **_together(list(shown.values())))
             for fit in shown:
                 if logs[fit]:

@@ -1,8 +1,8 @@
-"""Feature absorption: the latent for a property stays silent where a more particular one, which also points that way,
+"""Absorption of latents: the latent for a property stays silent where a more particular one, which also points that way,
 fires in its place. Shapes: R tokens that have the property, D width, N latents, K active latents of a token.
 
-What arXiv 2409.14507 measures by ablation is measured here as SAEBench 0.4 does (arXiv 2503.09532, appendix): by how much of
-the activation's projection on the probe each active latent writes, so that no language model is run.
+What arXiv 2409.14507 ("feature absorption") measures by ablation is measured here as SAEBench 0.4 does (arXiv 2503.09532,
+appendix): by how much of the activation's projection on the probe each active latent writes, so that no language model is run.
 """
 
 from __future__ import annotations

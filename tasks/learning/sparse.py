@@ -17,7 +17,6 @@ from tasks.sparse import Pairs, Search, transposed
 from tasks.sparse.encoding import fast_bf16
 from tasks.sparse.peers import ALONE
 from tasks.sparse.products import squared
-from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +58,7 @@ class SparseLearner:
         if sae.UNIT_ROWS:
             sae.with_unit_rows()
         n, size = sae.n_latents, self._latents.size
-        if n % size:
-            raise SpecError(
-                f"runtime.processes = {size}, but {n} latents are not that many equal parts; use another number, or runtime.shard=batch"
-            )
+        sae.spec.check_shares(size, n)
         self._mine = slice(n // size * self._latents.rank, n // size * (self._latents.rank + 1))
         # views: what is learnt here is learnt by the whole
         self._part = sae if size == 1 else sae.spec.holding({name: self._cut(name, w) for name, w in sae.weights().items()})

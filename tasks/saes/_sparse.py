@@ -26,6 +26,8 @@ class SparseSpec(SAESpec):
 
     KEEPS_KEY: ClassVar[dict[str, Any]] = {**SAESpec.KEEPS_KEY, "rescale_by_row_norm": False, "blocks": 1, "encoder_scale": 1.0}
 
+    SPREADS: ClassVar[bool] = True
+
     aux_coefficient: float = Field(1 / 32, ge=0)
     """Weight of AuxK, which lets dead latents model what the live ones leave over; 0 turns it off."""
 
@@ -73,6 +75,14 @@ class SparseSAE(SAE):
     def UNIT_ROWS(self) -> bool:
         """Whether decoder rows are held at length 1."""
         return not self.spec.rescale_by_row_norm
+
+    def row_lengths(self) -> Tensor:
+        """As every SAE's; but where latents compete by pre-activation, those whose rows are zeros go with the others."""
+        length_N = super().row_lengths()
+        zero_N = ~self.W_dec_ND.detach().any(dim=-1)
+        if not self.UNIT_ROWS or not zero_N.any() or zero_N.all():
+            return length_N
+        return torch.where(zero_N, length_N[~zero_N].mean(), length_N)
 
     def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
         """As every SAE's, but with encoder rows of the mean length: latents that are chosen by size fire only if they are as large

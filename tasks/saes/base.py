@@ -47,6 +47,9 @@ class SAESpec(Spec):
     SPARSITY: ClassVar[str] = ""
     """The field that weighs a penalty on activity, for kinds that have one; training may let it rise from 0."""
 
+    SPREADS: ClassVar[bool] = False
+    """Whether several processes can train one SAE of this kind."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 
@@ -69,6 +72,14 @@ class SAESpec(Spec):
             raise SpecError(
                 f"sae.subtract_b_dec = true, but the SAE reads rows of {d_in} numbers and writes rows of {d_out}, so that b_dec "
                 "is no point of its input; use sae.subtract_b_dec=false"
+            )
+
+    def check_shares(self, n_processes: int, n_latents: int) -> None:
+        """Raise ``SpecError`` where processes cannot have as many of the latents each. For kinds that spread."""
+        if n_latents % n_processes:
+            raise SpecError(
+                f"runtime.processes = {n_processes}, but {n_latents} latents are not that many equal parts; use another number, or "
+                "runtime.shard=batch"
             )
 
     def build(self, d_in: int, seed: int = 0, d_out: int | None = None) -> SAE:
@@ -214,14 +225,18 @@ class SAE(ABC):
         """Bring every decoder row to length 1, the encoder taking on its length; returns self. Reconstructions are the same,
         and latents are then in units of the (normalised) output. Rows of zeros stay."""
         with torch.no_grad():
-            length_N = self.W_dec_ND.norm(dim=-1)
-            as_it_is = (length_N == 0) | ((length_N - 1).abs() < 1e-6)  # rows that are there already keep their bits
-            length_N = torch.where(as_it_is, 1, length_N)
+            length_N = self.row_lengths()
             for name in self.SCALE_WITH_ROWS:
                 tensor = getattr(self, name)
                 tensor.mul_(length_N.view(-1, *[1] * (tensor.dim() - 1)))
             self.W_dec_ND.div_(length_N[:, None])
         return self
+
+    def row_lengths(self) -> Tensor:
+        """By what each decoder row is divided to be of length 1: [N]. 1 for rows of zeros."""
+        length_N = self.W_dec_ND.detach().norm(dim=-1)
+        as_it_is = (length_N == 0) | ((length_N - 1).abs() < 1e-6)  # rows that are there already keep their bits
+        return torch.where(as_it_is, 1, length_N)
 
     def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
         """Let latents begin anew along directions of the input: encoder rows of a fifth of the mean length, which disturbs little

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from tasks.lazy import torch
 from tasks.saes._sparse import SparseSAE, SparseSpec
-from tasks.saes.base import Latents
+from tasks.saes.base import SAE, Latents
 from tasks.sparse import Nest, Pairs, Search, encode_above
 from tasks.sparse.selection import nth_largest
 
@@ -52,6 +52,13 @@ class BatchTopKSAE(SparseSAE):
         least = max(0.0, float(self.threshold))
         value, index = encode_above(self.inner(x_BD), self.W_enc_ND, self.b_enc_N, least, self.scale_N())
         return Latents(index, value)
+
+    def with_unit_rows(self) -> SAE:
+        """As every SAE's. The threshold is of pre-activations, and takes on the mean length: exact where rows have one length."""
+        if self.UNIT_ROWS:
+            with torch.no_grad():
+                self.threshold.mul_(self.row_lengths().mean())
+        return super().with_unit_rows()
 
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         pairs, least = largest_of_batch(inner_BD, search, self._kept(search.rows.total(len(inner_BD)), k))

@@ -57,6 +57,14 @@ class TopK(SparseSpec):
             )
 
 
+    def check_shares(self, n_processes: int, n_latents: int) -> None:
+        super().check_shares(n_processes, n_latents)
+        if self.groupmax and self.k % n_processes:
+            raise SpecError(
+                f"sae.k = {self.k}, but {n_processes} processes cannot share that many groups of latents; use runtime.shard=batch"
+            )
+
+
 class TopKSAE(SparseSAE):
     """The dictionary of a ``TopK`` spec."""
 
@@ -74,10 +82,6 @@ class TopKSAE(SparseSAE):
     def nest(self, inner_BD: Tensor, search: Search, k: float) -> Nest:
         k, peers = self._whole(k, search.of), search.latents
         if self.spec.groupmax:
-            if k % peers.size:
-                raise SpecError(
-                    f"sae.k = {k}, but {peers.size} processes cannot share that many groups of latents; use runtime.shard=batch"
-                )
             pre, index = search.groupmax(inner_BD, k // peers.size)
             return Nest([Pairs.of(index, pre)], [1.0])
         wide = _MULTI * k if self.spec.multi_topk else k

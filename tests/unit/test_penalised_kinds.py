@@ -173,6 +173,19 @@ def test_few_pairs_are_taken_one_by_one_and_many_by_dense_products():
     assert isinstance(many, AllPairs) and isinstance(few, ActivePairs)
 
 
+def test_searching_in_bfloat16_misses_no_pair_of_a_token_that_is_far_longer_than_the_others(monkeypatch):
+    monkeypatch.setattr(pairs, "fast_bf16", lambda device: True)
+    W, x, bound = draw(2048, 64) / 8, draw(300, 64, seed=1), torch.full((2048,), 3.5).double()
+    x[1] *= 1000
+    over = torch.linspace(-1, 1, 2048).double()  # what is left of products in the thousands
+    W += (bound + over - W @ x[1])[:, None] * x[1] / x[1].square().sum()
+    _, found = scored(x.float(), None, W.float(), torch.zeros(2048), bound.float())
+    assert isinstance(found, ActivePairs)
+    of_it = set(found.latent_P[found._pairs.row_P() == 1].tolist())
+    assert of_it >= set((over > 0.05).nonzero().flatten().tolist())
+    assert len(found.latent_P) < 1.5 * int((x @ W.T > bound).sum()) + 2048, "a margin as wide for every token"
+
+
 def test_searching_in_bfloat16_misses_no_pair_that_is_above_and_scores_in_float32(monkeypatch):
     monkeypatch.setattr(pairs, "fast_bf16", lambda device: True)
     W, x, b = draw(2048, 64).float() / 8, draw(300, 64, seed=1).float(), 0.3 * draw(2048, seed=2).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ from safetensors.torch import load_file
 
 from artifacts.shuffled import ShuffledRows
 from artifacts.store import Store
-from tasks.fitting import Fit, fitted
+from tasks.fitting import Fit, fitted, last_checkpoint
+from tasks.learning.beginning import begun as begun_with
 from tasks.learning.schedule import TrainSpec
+from tasks.lm.sites import Sites
+from tasks.norms.base import FittedNorm
 from tasks.norms.none import NoNorm
 from tasks.realising import SomeFailed, lanes, units
 from tasks.saes.batchtopk import BatchTopK
+from tasks.saes.matryoshka import Matryoshka
 from tasks.saes.standard import Standard
 from tasks.saes.topk import TopK
 from tasks.spec import Runtime, SpecError
@@ -302,6 +307,36 @@ def test_options_of_the_learner_reach_it(option):
     assert not same(weights(with_it), weights(without))
 
 
+def test_a_checkpoint_outlives_a_crash_while_the_next_one_takes_its_place(tmp_path, monkeypatch):
+    store, recipe = Store.at(tmp_path), recipes([TopK(k=3, n_latents=32)])[0]
+    fit = fit_of(spec())
+    run([fit], until=10)
+    first = store.begin(recipe.artifact, {})
+    fit.save(first.scratch / "checkpoint")
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: 1 / 0 if self.name.endswith(".tmp") else rename(self, to))
+    run([fit], until=20)
+    with pytest.raises(ZeroDivisionError):
+        fit.save(first.scratch / "checkpoint")
+    monkeypatch.undo()
+    first.abandon()
+    second, again = store.begin(recipe.artifact, {}), fit_of(spec())
+    again.recover(last_checkpoint(second, "checkpoint"), "cpu")
+    assert again.step == 10
+    again.save(second.scratch / "checkpoint")
+    assert [path.name for path in second.scratch.iterdir()] == ["checkpoint"]
+
+
+def test_what_goes_wrong_in_one_of_a_group_ends_it_before_the_next_one_s_step():
+    broken, other = fit_of(spec()), fit_of(spec())
+    broken.learner.step = lambda *_, **__: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        next(fitted([broken, other], batches_of(spec()), lambda rows: (rows, None), in_group=True))
+    assert other.step == 0
+    next(fitted([broken, other], batches_of(spec()), lambda rows: (rows, None)))
+    assert isinstance(broken.failure, ZeroDivisionError) and other.step == 1
+
+
 # beginning with what there is
 
 
@@ -322,10 +357,10 @@ def test_training_goes_on_from_another_sae_under_its_norm(tmp_path):
 @pytest.mark.parametrize(
     "sae, norm, said",
     [
-        (TopK(k=3, n_latents=48), None, r"an SAE with sae.n_latents 32, but this run has 48"),
-        (BatchTopK(k=3, n_latents=32), None, r"an SAE with sae.kind 'topk', but this run has 'batchtopk'"),
-        (TopK(k=3, n_latents=32, skip=True), None, r"an SAE with sae.skip False, but this run has True"),
-        (TopK(k=3, n_latents=32), NoNorm(), r"an SAE with norm 'rms', but this run has 'none'; .* set norm to its own"),
+        (TopK(k=3, n_latents=48), None, r"that SAE has sae.n_latents 32 and this run has 48"),
+        (BatchTopK(k=3, n_latents=32), None, r"^train.init_from = 'train/\w+', but .*kind 'topk' and .* 'batchtopk'; use sae=topk"),
+        (TopK(k=3, n_latents=32, skip=True), None, r"that SAE has sae.skip False and this run has True; use sae.skip=false"),
+        (TopK(k=3, n_latents=32), NoNorm(), r"that SAE has norm 'rms' and this run has 'none'; use norm=rms"),
     ],
 )
 def test_an_sae_that_does_not_fit_is_refused(tmp_path, sae, norm, said):
@@ -334,6 +369,57 @@ def test_an_sae_that_does_not_fit_is_refused(tmp_path, sae, norm, said):
     make(first, store, INLINE)
     with pytest.raises(SpecError, match=said):
         make(train(spec(sae, n_tokens=64), **inputs(norm), init=first), store, INLINE)
+
+
+def old_sae(sae, lengths: torch.Tensor) -> TrainedSAE:
+    """An SAE with a threshold, if its kind has one, that does the same but for the lengths of its decoder rows."""
+    held = sae.build(D, 3)
+    for name, weight in held.weights().items():
+        if name == "threshold":
+            weight.fill_(0.4)
+        elif name.startswith("W_"):
+            weight.mul_(lengths[:, None] if name == "W_dec_ND" else 1 / lengths[:, None])
+    if hasattr(held, "threshold") and not sae.rescale_by_row_norm:
+        held.threshold.div_(lengths.mean())
+    return TrainedSAE(held, FittedNorm(NoNorm(), {}), "layers.1", {})
+
+
+BEGUN = [TopK(k=3, n_latents=32), BatchTopK(k=3, n_latents=32), Matryoshka(k=3, n_latents=32)]
+
+
+@pytest.mark.parametrize("sae", BEGUN, ids=lambda sae: sae.kind)
+@pytest.mark.parametrize("had_free_rows, free", [(False, False), (False, True), (True, False), (True, True)])
+def test_training_begins_with_what_an_sae_does_whose_decoder_rows_are_not_of_length_one(sae, had_free_rows, free):
+    lengths = torch.linspace(0.5, 3, 32) if had_free_rows else torch.full((32,), 0.02)
+    old = old_sae(sae.model_copy(update={"rescale_by_row_norm": had_free_rows}), lengths)
+    if not had_free_rows and not free:
+        old.sae.W_dec_ND[5] = 0
+    rows = planted(200, 4)
+    wanted = old.sae.encode(rows)
+    new = begun_with(sae.model_copy(update={"rescale_by_row_norm": free}), NoNorm(), D, Sites.parse("layers.1"), old, "train/x")
+    new = new.learner().sae
+    found = new.encode(rows)
+    torch.testing.assert_close(new.decode(found), old.sae.decode(wanted), atol=1e-4, rtol=1e-4)
+    assert int((found.value_BK > 0).sum()) == int((wanted.value_BK > 0).sum()) > 200
+    assert free or torch.allclose(new.W_dec_ND.norm(dim=-1)[new.W_dec_ND.any(-1)], torch.ones(()))
+
+
+@pytest.mark.parametrize("sae", BEGUN, ids=lambda sae: sae.kind)
+def test_an_sae_whose_active_latents_would_be_others_is_refused(sae):
+    old = old_sae(sae, torch.linspace(0.5, 3, 32))
+    with pytest.raises(SpecError, match=r"= 'train/x', but .* rows of lengths from 0.5 to 3, .*; use sae.rescale_by_row_norm=true"):
+        begun_with(sae, NoNorm(), D, Sites.parse("layers.1"), old, "train/x")
+    free = begun_with(sae.model_copy(update={"rescale_by_row_norm": True}), NoNorm(), D, Sites.parse("layers.1"), old, "train/x")
+    torch.testing.assert_close(free.learner().sae.W_dec_ND, old.sae.W_dec_ND)
+
+
+@pytest.mark.parametrize("sae", BEGUN[1:], ids=lambda sae: sae.kind)
+def test_the_threshold_goes_with_averaged_weights(sae):
+    fit = fit_of(spec(sae, ema=0.98, n_tokens=64 * 60))
+    run([fit])
+    fit._average["W_dec_ND"] *= torch.linspace(0.59, 0.61, 32)[:, None]  # averages of rows that turn are short
+    averaged = sae.holding({name: average.clone() for name, average in fit._average.items()})
+    assert fit._validated(fit.finished())["l0"] == pytest.approx(fit._validated(averaged)["l0"], rel=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -369,10 +455,10 @@ def test_an_sae_to_begin_with_is_named_as_everywhere_and_is_an_input(begun):
     [
         (["train.init_from=train/ffff"], r"train.init_from = train/ffff, but no artifact of this store is called so"),
         (["train.init_from=normalise/{norm}"], r"but normalise/.* is no SAE; name one of train or adopt"),
-        (["train.init_from={sae}", "sae.n_latents=64"], r"an SAE with sae.n_latents 32, but this run has 64; .* set sae.n_latents"),
-        (["train.init_from={sae}", "norm=none"], r"an SAE with norm 'rms', but this run has 'none'"),
-        (["train.init_from={sae}", "sae.skip=true"], r"an SAE with sae.skip False, but this run has True"),
-        (["train.init_from={sae}", "lm=tiny"], r"an SAE with rows of width 16, but this run has 96; .* use that model"),
+        (["train.init_from={sae}", "sae.n_latents=64"], r"that SAE has sae.n_latents 32 and this run has 64; use sae.n_latents=32"),
+        (["train.init_from={sae}", "norm=none"], r"that SAE has norm 'rms' and this run has 'none'"),
+        (["train.init_from={sae}", "sae.subtract_b_dec=false"], r"has sae.subtract_b_dec True and this run has False"),
+        (["train.init_from={sae}", "lm=tiny"], r"that SAE has rows of width 16 and this run has 96; use that model"),
     ],
 )  # fmt: skip
 def test_an_sae_that_does_not_fit_is_refused_before_any_work(begun, more, said):
