@@ -219,7 +219,26 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(
             f"{named:40}{rate}{f['times_wall']:9.2f}{f['times_cpu']:16.2f}{f['peak_mb']:10.0f}{f['growth_mb']:13.0f}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + against(found))
+
+
+def against(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many times as fast as each other contestant of its kind ours is: medians of the turns' own ratios."""
+    lines = []
+    for label, own in found.items():
+        if not label.startswith("ours") or "error" in own:
+            continue
+        kind, ratios = label.split(", ")[1], []
+        for other, figures in found.items():
+            if "error" in figures or other.startswith(("ours", "floor")) or (kind == "topk") == ("batchtopk" in other):
+                continue
+            wall, cpu = (
+                statistics.median(b / o for b, o in zip(figures[clock], own[clock], strict=True)) for clock in ("wall", "cpu")
+            )
+            ratios.append(f"{wall:.1f} ({cpu:.1f}) {other}")
+        if ratios:
+            lines.append(f"{label} is x as fast, wall (CPU): " + "; ".join(ratios))
+    return lines
 
 
 def plotted(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
