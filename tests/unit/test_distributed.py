@@ -41,6 +41,7 @@ def curves(top: Path, processes: int, shard: str = "batch", **more) -> list[list
     return [pq.read_table(store.open(r.artifact).path / "log.parquet").to_pylist() for r in wanted]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", ["batch", pytest.param("latents", marks=pytest.mark.slow)])
 def test_two_processes_draw_the_curve_of_one(tmp_path, shard):
     options = {"ema": 0.9, "revive_every_tokens": 1600, "clip_norm": 0.5}
