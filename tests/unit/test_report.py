@@ -248,7 +248,8 @@ def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(several,
         )
         browser.get(f"http://127.0.0.1:{server.server_port}/report.html")
         find = partial(browser.find_elements, "css selector")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        # The screen of a telephone is 390 wide; innerWidth grows with a page that is wider than the screen.
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
         assert "XSS" not in browser.title and "latents" in browser.title
         assert len(find("#best .card")) > 0 and len(find("#latents tbody tr")) == 100
         assert not find("img")
