@@ -54,7 +54,7 @@ def compared(store: Store, names: Sequence[str], latents: str | tuple[int, ...] 
         if sae != saes[0]:
             raise SpecError(
                 f"{sides[0].name} and {side.name}, but they are of two SAEs ({saes[0]} and {sae}), whose latents have nothing "
-                "to do with one another; name explanations or scores of one SAE (a sweep, saint run -m, compares SAEs)"
+                "to do with one another; name explanations or scores of one SAE, or nothing but SAEs"
             )
     for one, other in combinations(sides, 2):
         same = one.explain.artifact == other.explain.artifact

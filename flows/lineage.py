@@ -28,10 +28,12 @@ from tasks.explain import ExplainSpec, explain
 from tasks.kinds import decode, spec_class
 from tasks.mine import MineSpec, mine
 from tasks.normalise import NormaliseSpec, normalise
+from tasks.probe import ProbeSpec, probe
 from tasks.provide import ProvideSpec, provide
 from tasks.score import ScoreSpec, score
 from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Recipe, Stage, Summary
+from tasks.survey import SurveySpec, survey
 from tasks.train import TrainSpec, train
 
 
@@ -78,6 +80,8 @@ _STAGES: dict[str, tuple[Stage, Callable[[Mapping[str, Any]], Spec]]] = {
         (explain, partial(revived, ExplainSpec)),
         (score, partial(revived, ScoreSpec)),
         (analyse, partial(revived, AnalyseSpec)),
+        (survey, partial(revived, SurveySpec)),
+        (probe, partial(revived, ProbeSpec)),
     )
 }  # fmt: skip
 """Stage to what makes its spec of what it hashed."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ABOUT = {
     "explain": "explain latents of an SAE in the store (train/3f2a...), or of the overrides' own; latents=0:100 takes some",
     "score": "score the explanations of an SAE, or more scorers on explanations that there are (explain/3f2a...)",
-    "compare": "explainers, or judges, against each other: explanations, scores, runs or SAEs by name; --html PATH, --json",
+    "compare": "SAEs of the store with their Pareto fronts; or explainers or judges, by name; --html PATH, --json",
     "ledger": "US dollars and tokens that LLM requests took, by day, client and model; --record PATH keeps the answers for replay",
 }
 
@@ -86,15 +86,24 @@ def compare(rest: list[str], debug: bool = False) -> int:
     parser = argparse.ArgumentParser(prog="saint compare", description=ABOUT["compare"], allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--html", metavar="PATH", help="also write a page with plots there")
-    parser.add_argument("words", nargs="*", metavar="NAME | name=value", help="explanations, scores, SAEs, runs; backend.root=DIR")
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME | name=value",
+        help="nothing: all evaluated SAEs; SAEs: these; explanations, scores, runs (and SAEs, for their explanations): what they say; "
+        "backend.root=DIR",
+    )  # fmt: skip
     flags = parser.parse_intermixed_args(rest)
     overrides = [word for word in flags.words if "=" in word]
     latents = [word for word in overrides if word.startswith("latents=")]
     if odd := [word for word in overrides if word not in latents and not word.startswith(("backend", "runtime"))]:
         raise SpecError(f"{odd[0]}, but saint compare takes latents=... and the store's backend... only; leave it out")
     store = store_of([word for word in overrides if word not in latents])
+    names = [word for word in flags.words if "=" not in word]
+    if _only_saes(store, names):
+        if latents:
+            raise SpecError(f"{latents[0]}, but SAEs are compared as wholes; leave it out, or name explanations")
+        return _ranked(store, names, flags.html, flags.json)
     some = parsed_latents(_value(latents[-1].partition("=")[2]), "latents") if latents else "all"
-    found = compared(store, [word for word in flags.words if "=" not in word], some)
+    found = compared(store, names, some)
     if flags.html:
         from tasks.reporting.comparison import page
 
@@ -104,6 +113,39 @@ def compare(rest: list[str], debug: bool = False) -> int:
     print_comparison(found)
     if flags.html:
         print(f"page: {flags.html}")
+    return 0
+
+
+def _only_saes(store: Store, names: Sequence[str]) -> bool:
+    """Whether nothing but SAEs is named, none of them twice."""
+    from flows.audit import find
+    from flows.runs import recorded
+
+    if names and {"last", *(run["id"] for run in recorded(store))} & set(names):
+        return False
+    found = [find(store, name) for name in names]
+    return all(artifact.stage in ("train", "adopt") for artifact in found) and len(set(found)) == len(names)
+
+
+def _ranked(store: Store, names: Sequence[str], html: str | None, as_json: bool) -> int:
+    from flows.evaluated import ranked
+    from tasks.reporting.evaluated import facts, listed, page
+
+    found = ranked(store, names)
+    if html:
+        Path(html).write_text(page(found), "utf-8")
+    if as_json:
+        return print_json(found)
+    if not found["rows"]:
+        print("no SAE of this store was evaluated; saint run makes and evaluates some")
+        return 0
+    columns = listed(found)
+    rows = [[column.text(row) for column in columns] for row in found["rows"]]
+    table([column.title for column in columns], rows, [column.title for column in columns if column.right])
+    for fact in facts(found):
+        print(clean(fact))
+    if html:
+        print(f"page: {html}")
     return 0
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from tasks.reporting.sweep_table import Row, label, lines, markdown, settings
 from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Summary, stage
 
-__all__ = ["CompareSpec", "JobRow", "compare", "front", "lines", "markdown", "rows"]
+__all__ = ["CompareSpec", "JobRow", "compare", "front", "fronted", "lines", "markdown", "rows"]
 
 
 class JobRow(Spec):
@@ -31,7 +32,7 @@ class CompareSpec(Spec):
     jobs: tuple[JobRow, ...] = Field(min_length=1)
 
 
-@stage("compare", version=1)
+@stage("compare", version=2)
 def compare(job: Job[CompareSpec]) -> Summary:
     """Write ``sweep.html`` and ``sweep.parquet``.
 
@@ -74,9 +75,21 @@ def rows(
             for kind, given in sorted((scores or {}).items())
         }
         found.append(row)
-    fvu = set(front([(row["l0"], row["fvu"]) for row in found]))
-    ce = set(front([(row["l0"], row["ce_loss_recovered"]) for row in found], highest=True))
-    return [{**row, "pareto": i in fvu, "pareto_ce": i in ce} for i, row in enumerate(found)]
+    return fronted(found)
+
+
+def fronted(found: Sequence[Row], place: Callable[[Row], Hashable] = itemgetter("hookpoint")) -> list[Row]:
+    """The rows with ``pareto`` and ``pareto_ce``: whether each is on the front of its place. What stands at another hookpoint
+    has another variance to explain, and is not beaten by it."""
+    on: dict[str, set[int]] = {"fvu": set(), "ce_loss_recovered": set()}
+    for where in dict.fromkeys(map(place, found)):
+        here = [i for i, row in enumerate(found) if place(row) == where]
+        for name, members in on.items():
+            points = [(found[i]["l0"], found[i][name]) for i in here]
+            members.update(here[i] for i in front(points, highest=name != "fvu"))
+    return [
+        {**row, "pareto": i in on["fvu"], "pareto_ce": i in on["ce_loss_recovered"]} for i, row in enumerate(found)
+    ]
 
 
 def front(points: Sequence[tuple[float | None, float | None]], *, highest: bool = False) -> list[int]:

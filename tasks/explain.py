@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
@@ -145,3 +145,11 @@ def explanations(opened: Opened) -> dict[int, Explanation]:
         )
         for row in pq.read_table(opened.path / "explanations.parquet", columns=columns).to_pylist()
     }
+
+
+def labels(several: Sequence[Opened]) -> dict[int, str]:
+    """What latents are said to mean in some explain artifacts, the newest first: of each latent the newest label."""
+    found: dict[int, str] = {}
+    for opened in reversed(several):
+        found |= {latent: e.label for latent, e in explanations(opened).items() if e.status == "ok" and e.label}
+    return found

@@ -39,7 +39,8 @@ def page(job: Job[ReportSpec]) -> str:
     """The whole page."""
     from markupsafe import Markup
 
-    from tasks.reporting import gather, plots, scores
+    from tasks.reporting import gather, plots, scores, survey_plots
+    from tasks.reporting.alike import alike
     from tasks.reporting.pages import rendered
 
     spec, mine, explain = job.spec, job.one("mine"), job.one("explain")
@@ -51,6 +52,9 @@ def page(job: Job[ReportSpec]) -> str:
     for row in rows:
         row["bins"] = plots.activations(row.pop("histogram"), edges)
     cards = gather.cards(mine, explain, gather.chosen(rows, spec.n_cards), spec.n_windows)
+    near, spread = alike(job.one("train"), list(cards))
+    for latent, card in cards.items():
+        card["nearest"] = near[latent]
     scored = sorted((r for r in rows if r["value"] is not None), key=gather.by_surety)
     best = [r["latent"] for r in scored[: spec.n_best]]
     worst = [r["latent"] for r in reversed(scored[spec.n_best :][-(spec.n_best // 2) :])]
@@ -92,6 +96,7 @@ def page(job: Job[ReportSpec]) -> str:
             *([plot(plots.dead(log), "Latents silent for long, and the learning rate")] if log else []),
             plot(plots.losses(metrics), "What the language model loses by the SAE"),
             plot(plots.densities([r["density"] for r in latents]), "How often latents fire"),
+            *(plot(svg, caption) for svg, caption in survey_plots.sampled(spread)),
         ],
         metrics=[
             {"name": n, "value": _shown(m["value"]), "definition": m.get("definition", ""), "source": m.get("source", "")}

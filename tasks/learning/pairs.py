@@ -4,8 +4,8 @@ Of a token's N latents only those that fire (and, where a threshold learns, thos
 ``scored`` finds them with one dense product; what a kind makes of their scores is plain elementwise autograd; and ``rows`` adds
 up decoder rows. The gradients of both weights are then sums over pairs: 2 P D each, not 2 B N D.
 
-While very many latents fire, as in a run's first steps, plain dense products are faster. ``Everywhere`` takes them, and looks
-to a kind's loss as ``Pairs`` does, with [B, N] for [P]. So a loss must be right whichever further pairs it is given.
+While very many latents fire, as in a run's first steps, plain dense products are faster. ``AllPairs`` takes them, and looks
+to a kind's loss as ``ActivePairs`` does, with [B, N] for [P]. So a loss must be right whichever further pairs it is given.
 
 Trap: importing this imports torch, whose classes ``Function``s are; so a kind imports it inside of its ``loss``.
 Shapes: B tokens, D width, O d_out, N n_latents, P pairs.
@@ -16,8 +16,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tasks.lazy import F, torch
-from tasks.sparse import Transposed, above_rows, transposed
+from tasks.lazy import torch
+from tasks.learning.sparse import fast_bf16
+from tasks.sparse import Pairs, Search, Transposed, transposed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,15 +29,12 @@ CROWDED = 0.04
 _PROBE_ROWS = 32
 """Tokens, at even distances, that tell how many latents fire."""
 
-_CHUNK_ROWS = 512
 
-
-class Pairs:
+class ActivePairs:
     """Some latents of each token."""
 
-    def __init__(self, row_P: Tensor, latent_P: Tensor, n_rows: int, n_latents: int) -> None:
-        """Rows are ascending."""
-        self.row_P, self.latent_P, self.n_rows, self.n_latents = row_P, latent_P, n_rows, n_latents
+    def __init__(self, pairs: Pairs, n_latents: int) -> None:
+        self._pairs, self.latent_P, self.n_latents = pairs, pairs.index_P, n_latents
 
     def of(self, value_N: Tensor) -> Tensor:
         """Each pair's latent's value, in a shape that goes with scores."""
@@ -48,27 +46,25 @@ class Pairs:
 
     def fired(self, which_P: Tensor) -> Tensor:
         """bool [N]: the latents of pairs of which ``which_P`` is true."""
-        found = torch.zeros(self.n_latents, dtype=torch.bool, device=self.row_P.device)
+        found = torch.zeros(self.n_latents, dtype=torch.bool, device=self.latent_P.device)
         found[self.latent_P[which_P]] = True
         return found
 
     @cached_property
-    def _starts_B(self) -> Tensor:
-        return torch.searchsorted(self.row_P, torch.arange(self.n_rows, device=self.row_P.device))
+    def _by_latent(self) -> Transposed:
+        return transposed(self.latent_P, self.n_latents)
 
     @cached_property
-    def _by_latent(self) -> Transposed:
-        return transposed(self.latent_P, self.row_P, self.n_latents)
+    def _row_P(self) -> Tensor:
+        return self._pairs.row_P()
 
     def summed(self, value_P: Tensor, W_NO: Tensor) -> Tensor:
         """``rows``, without autograd."""
-        return F.embedding_bag(self.latent_P, W_NO, offsets=self._starts_B, per_sample_weights=value_P, mode="sum")
+        return self._pairs._replace(pre_P=value_P).sum_of(W_NO)
 
     def products(self, x_BD: Tensor, W_ND: Tensor) -> Tensor:
         """x[token] . W[latent] of each pair: [P]."""
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            x_BD.contiguous(), W_ND, self.latent_P, self._starts_B, self.row_P, 0, -1
-        )
+        return self._pairs.product_of(x_BD, W_ND)
 
     def total(self, value_P: Tensor) -> Tensor:
         """For each latent the sum of its pairs' values: [N]."""
@@ -76,11 +72,11 @@ class Pairs:
 
     def outer(self, value_P: Tensor, x_BD: Tensor) -> Tensor:
         """For each latent the sum of its tokens' rows of x, each times its value: [N, D]."""
-        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), value_P, self.n_latents)
+        ((_, found),) = self._by_latent.rows_of(x_BD.contiguous(), self._row_P, value_P, self.n_latents)
         return found
 
 
-class Everywhere:
+class AllPairs:
     """All latents of each token; values are [B, N]."""
 
     def of(self, value_N: Tensor) -> Tensor:
@@ -101,39 +97,35 @@ class Everywhere:
 
 def scored(
     x_BD: Tensor, b_dec_D: Tensor | None, W_ND: Tensor, b_N: Tensor, bound: float | Tensor = 0.0
-) -> tuple[Tensor, Pairs | Everywhere]:
+) -> tuple[Tensor, ActivePairs | AllPairs]:
     """Pairs, among them all whose pre-activation W (x - b_dec) + b is above ``bound`` (one for all, or [N]); and of each the
     product W (x - b_dec), without b. Differentiable in W and b_dec; x is data.
 
-    Under autocast pairs are looked for in bfloat16 and scored in float32: who is next to the bound may be missed, but what
-    is found has its exact value.
+    Where products in bfloat16 are wanted (autocast) or much faster, pairs are looked for in bfloat16, with a margin for its
+    rounding, and scored in float32.
     """
-    with torch.no_grad():
+    kind = x_BD.device.type
+    rough = torch.is_autocast_enabled(kind) or (x_BD.dtype == torch.float32 and fast_bf16(x_BD.device))
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
         inner_BD = x_BD if b_dec_D is None else x_BD - b_dec_D
         bias_N = b_N - bound
         probe = torch.addmm(bias_N, inner_BD[:: max(1, len(x_BD) // _PROBE_ROWS)], W_ND.t()) > 0
-        found = None if probe.sum() > CROWDED * probe.numel() else _above(inner_BD, W_ND, bias_N)
-        pairs, product_P = (Everywhere(), inner_BD @ W_ND.T) if found is None else found
+        crowded = bool(probe.sum() > CROWDED * probe.numel())
+        found = None if crowded else _above(inner_BD, W_ND, bias_N, rough)
+    pairs = AllPairs() if found is None else ActivePairs(found, len(W_ND))
+    with torch.no_grad():
+        product_P = (inner_BD @ W_ND.T).to(x_BD.dtype) if found is None else found.pre_P - bias_N[found.index_P]
     return _Products.apply(product_P, W_ND, b_dec_D, inner_BD, pairs), pairs
 
 
-def _above(inner_BD: Tensor, W_ND: Tensor, bias_N: Tensor) -> tuple[Pairs, Tensor]:
-    """The pairs whose product and bias come to more than 0, and their products."""
-    n_rows, n, device = len(inner_BD), len(W_ND), inner_BD.device
-    rough = torch.is_autocast_enabled(device.type)
-    dtype = torch.get_autocast_dtype(device.type) if rough else inner_BD.dtype
-    with torch.autocast(device.type, enabled=False):
-        weight_DN, bias = W_ND.to(dtype).t(), bias_N.to(dtype)
-        chunk = min(n_rows, 8192 if inner_BD.is_cuda else _CHUNK_ROWS)
-        buffer = torch.empty(chunk, n, dtype=dtype, device=device)
-        parts = []
-        for start in range(0, n_rows, chunk):
-            x = inner_BD[start : start + chunk].to(dtype)
-            row, latent, value = above_rows(torch.addmm(bias, x, weight_DN, out=buffer[: len(x)]), 0.0)
-            parts.append((row + start, latent, value))
-        row_P, latent_P, above_P = (torch.cat(column) for column in zip(*parts, strict=True))
-        pairs = Pairs(row_P, latent_P, n_rows, n)
-        return pairs, pairs.products(inner_BD, W_ND) if rough else above_P - bias_N[latent_P]
+def _above(inner_BD: Tensor, W_ND: Tensor, bias_N: Tensor, rough: bool) -> Pairs:
+    """The pairs whose score W (x - b_dec) + bias is above 0, and with ``rough`` some that are just below, with their scores."""
+    if not rough:
+        return Search(W_ND, bias_N).above(inner_BD, 0.0)
+    # A sum of products of bfloat16s is off by some 2^-9 of the rows' lengths, its bias and its own rounding by as much of theirs.
+    margin_N = 2**-7 * (W_ND.norm(dim=-1) * inner_BD.square().mean().sqrt() + bias_N.abs())
+    found = Search(W_ND, bias_N + margin_N, W_ND.to(torch.bfloat16)).above(inner_BD, 0.0)
+    return found._replace(pre_P=found.pre_P - margin_N[found.index_P])
 
 
 class _Products(torch.autograd.Function):
@@ -141,7 +133,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, product_P: Tensor, W_ND: Tensor, b_dec_D: Tensor | None, inner_BD: Tensor, pairs: Pairs | Everywhere
+        ctx: Any, product_P: Tensor, W_ND: Tensor, b_dec_D: Tensor | None, inner_BD: Tensor, pairs: ActivePairs | AllPairs
     ) -> Tensor:
         ctx.save_for_backward(W_ND, inner_BD)
         ctx.pairs = pairs
@@ -159,10 +151,10 @@ class _Products(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """``Pairs.rows``."""
+    """``ActivePairs.rows``."""
 
     @staticmethod
-    def forward(ctx: Any, value_P: Tensor, W_NO: Tensor, pairs: Pairs) -> Tensor:
+    def forward(ctx: Any, value_P: Tensor, W_NO: Tensor, pairs: ActivePairs) -> Tensor:
         ctx.save_for_backward(value_P, W_NO)
         ctx.pairs = pairs
         return pairs.summed(value_P, W_NO)

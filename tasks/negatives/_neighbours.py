@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
+from tasks.dictionary.directions import cosines, lengths, nearest
 from tasks.lazy import np, torch
 from tasks.lm.loading import device_of
 from tasks.negatives.base import Drawn, Ground, Negatives, Stretches, unlike_any
@@ -111,20 +112,14 @@ def most_alike(name: str, W_ND: Tensor, latent: int, n: int, ground: Ground) -> 
     first = latent // size * size
 
     def facts() -> tuple[Tensor, Tensor]:
-        silent_N = torch.from_numpy(ground.cache.n_fires == 0).to(rows_ND.device)
-        return rows_ND.float().norm(dim=1).clamp_min(1e-12), silent_N
+        return lengths(rows_ND), torch.from_numpy(ground.cache.n_fires == 0).to(rows_ND.device)
 
     def make() -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            norm_N, silent_N = ground.once((f"{name} lengths",), facts)
-            block_BD = rows_ND[first : first + size].float()
-            cos_BN = (block_BD / norm_N[first : first + size, None]) @ rows_ND.float().T
-            cos_BN /= norm_N
-            cos_BN.masked_fill_(silent_N, -torch.inf)
-            own = torch.arange(len(cos_BN), device=cos_BN.device)
-            cos_BN[own, first + own] = -torch.inf
-            value, index = cos_BN.topk(min(n, N), dim=1)
-        return index.cpu().numpy(), value.cpu().numpy()
+            length_N, silent_N = ground.once((f"{name} lengths",), facts)
+            own_B = torch.arange(first, min(first + size, N), device=rows_ND.device)
+            found = nearest(cosines(rows_ND[own_B], rows_ND, length_N), n, own_B, silent_N)
+        return found.index_NK.cpu().numpy(), found.value_NK.cpu().numpy()
 
     index, value = ground.once((f"{name} neighbours", n, first), make, keep=2)
     index, value = index[latent - first], value[latent - first]

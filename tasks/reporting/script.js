@@ -108,6 +108,14 @@ function card(latent) {
     right.append(histogram);
   }
   right.append(chips("promotes", more.promoted), chips("suppresses", more.suppressed));
+  if (more.nearest.length) {
+    right.append(make("small", "", "latents that write nearly the same (cosine)"));
+    for (const [other, cosine] of more.nearest) {
+      const link = make("button", "near", number(cosine, 2) + "  " + other + "  " + visible(byId.get(other).label));
+      link.addEventListener("click", () => open_(byId.get(other)));
+      right.append(link);
+    }
+  }
   if (more.evidence.length) right.append(chips("evidence (log-odds on hover)", more.evidence));
   columns.append(left, right);
   box.append(columns);

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.reporting import sweep_plots
+from tasks.reporting.fronts import METRICS, legend
 from tasks.reporting.pages import rendered
 from tasks.reporting.sweep_grid import Axis, axes, grid, heat_maps, in_order
 from tasks.reporting.sweep_table import Column, Row, columns, fronts, visible
@@ -30,11 +31,11 @@ def page(rows: Sequence[Row]) -> str:
         facts=facts(rows, swept, shown),
         figures=_figures(rows, shown),
         columns=listed,
-        lines=_lines(rows, listed),
+        lines=table_lines(rows, listed),
         maps=heat_maps(rows, swept, mapped),
         curves=_curves(rows, swept, mapped),
         scatters=_scatters(rows, hookpoints),
-        legend=_legend(hookpoints),
+        legend=legend(hookpoints),
     )
 
 
@@ -69,7 +70,8 @@ def _values(axis: Axis) -> str:
 def _figures(rows: Sequence[Row], shown: Sequence[Column]) -> list[dict[str, str]]:
     """The row of headline figures."""
     n_front = sum(row["pareto"] for row in rows)
-    found = [{"name": "SAEs", "value": f"{len(rows):,}", "more": f"{n_front:,} on the front of L0 and FVU", "about": ""}]
+    fronts_of = "the front" if len({row["hookpoint"] for row in rows}) == 1 else "their hookpoint's front"
+    found = [{"name": "SAEs", "value": f"{len(rows):,}", "more": f"{n_front:,} on {fronts_of} of L0 and FVU", "about": ""}]
     for column in filter(_headline, shown):
         best = _best(rows, column)
         what = "lowest" if column.better == "low" else "highest"
@@ -78,7 +80,7 @@ def _figures(rows: Sequence[Row], shown: Sequence[Column]) -> list[dict[str, str
     return found
 
 
-def _lines(rows: Sequence[Row], shown: Sequence[Column]) -> list[dict[str, Any]]:
+def table_lines(rows: Sequence[Row], shown: Sequence[Column]) -> list[dict[str, Any]]:
     """The table's rows. ``order`` is what a cell sorts by: a number, or the place of a name among the others."""
     orders = [_order(rows, column) for column in shown]
     best = [column.best(rows) for column in shown]
@@ -121,39 +123,18 @@ def _curves(rows: Sequence[Row], swept: Sequence[Axis], mapped: Sequence[Column]
 
 
 def _scatters(rows: Sequence[Row], hookpoints: Sequence[str]) -> list[dict[str, Any]]:
-    """What sparsity buys: L0 against FVU and CE loss recovered; n_latents against them, where all have one L0."""
-    from markupsafe import Markup
-
+    """What sparsity buys: L0 against FVU and CE loss recovered, with a front for each hookpoint; n_latents against them, where
+    all have one L0."""
     found = []
-    for name, title, mark, better in (
-        ("fvu", "FVU", "pareto", "lower"),
-        ("ce_loss_recovered", "CE loss recovered", "pareto_ce", "higher"),
-    ):
-        known = [row for row in rows if row["l0"] is not None and row[name] is not None]
+    for metric in METRICS:
+        known = [row for row in rows if row["l0"] is not None and row[metric.name] is not None]
         if not known:
             continue
         sizes = [row["n_latents"] for row in known]
         l0 = [row["l0"] for row in known]
         by_size = None not in sizes and len(set(sizes)) > 1 and max(l0) - min(l0) <= SAME_L0 * max(l0)
-        optimal = [i for i in sorted(range(len(known)), key=lambda i: l0[i]) if known[i][mark]]
-        against = "n_latents" if by_size else "L0, active latents a token"
-        svg = sweep_plots.pareto(
-            list(zip(sizes if by_size else l0, [row[name] for row in known], strict=True)),
-            [f"{row['job']}: L0 {row['l0']:.1f}, {title} {row[name]:.4f}" for row in known],
-            [hookpoints.index(row["hookpoint"]) for row in known],
-            len(hookpoints),
-            optimal,
-            (against, title),
-            f"{title.replace(' ', '-')}-against-{'n_latents' if by_size else 'L0'}",
-            steps=not by_size,
-        )
-        more = "n_latents, since L0 is nearly the same in all jobs" if by_size else "L0; dashed is the Pareto front"
-        found.append({"svg": Markup(svg), "caption": f"{title} ({better} is better) against {more}"})
+        fronts = [one for hookpoint in hookpoints if (one := metric.front([
+            i for i, row in enumerate(known) if row["hookpoint"] == hookpoint], known))]  # fmt: skip
+        groups = [hookpoints.index(row["hookpoint"]) for row in known]
+        found.append(metric.plot(known, groups, len(hookpoints), fronts, by_size))
     return found
-
-
-def _legend(hookpoints: Sequence[str]) -> list[dict[str, Any]]:
-    from markupsafe import Markup
-
-    n = len(hookpoints)
-    return [{"mark": Markup(sweep_plots.swatch(i, n)), "name": visible(name)} for i, name in enumerate(hookpoints)]

@@ -54,23 +54,27 @@ def pareto(
     labels: Sequence[str],
     groups: Sequence[int],
     n_groups: int,
-    front: Sequence[int],
+    fronts: Sequence[Sequence[int]],
     titles: tuple[str, str],
     name: str,
     steps: bool = True,
 ) -> str:
-    """A point for every job with its label on hover, coloured by group; the front framed, and joined by steps.
+    """A point for every SAE with its label on hover, coloured by group; the fronts framed, and each joined by steps.
 
-    ``front`` holds indices of points by rising x.
+    ``fronts`` hold indices of points by rising x. A front whose points are all of one group has that group's colour, where
+    there are several.
     """
     figure, axes = blank(4.2, 2.9)
     stand_ins = {f"#06{group:04x}": colour(group, n_groups) for group in range(n_groups)}
-    if steps:
+    for front in fronts if steps else ():
         x, y = zip(*(points[i] for i in front), strict=True)
-        axes.step(x, y, where="post", color=SOFT, linewidth=1, linestyle=(0, (4, 2)))
+        of = {groups[i] for i in front}
+        ink = list(stand_ins)[of.pop()] if len(fronts) > 1 and len(of) == 1 else SOFT
+        axes.step(x, y, where="post", color=ink, linewidth=1, linestyle=(0, (4, 2)))
+    framed = {i for front in fronts for i in front}
     shapes = list(_SHAPES)
     for i, (point, group) in enumerate(zip(points, groups, strict=True)):
-        on = i in front
+        on = i in framed
         axes.plot(
             *([value] for value in point), marker=shapes[group % len(shapes)], color=list(stand_ins)[group], linestyle="",
             markersize=7.5 if on else 5.5, markeredgecolor=INK if on else list(stand_ins)[group],

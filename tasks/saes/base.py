@@ -222,6 +222,19 @@ class SAE(ABC):
             self.W_dec_ND.div_(length_N[:, None])
         return self
 
+    def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
+        """Let latents begin anew along directions of the input: encoder rows of a fifth of the mean length, which disturbs little
+        though with biases of 0 half of all tokens make them fire (as in "Towards Monosemanticity", 2023); decoder rows
+        likewise directed, where they are as wide, of the mean length."""
+        unit_nD = F.normalize(direction_nD, dim=-1)
+        with torch.no_grad():
+            for name in self.names():
+                if name.endswith("_N"):
+                    getattr(self, name)[latent_n] = 0
+            self.W_enc_ND[latent_n] = unit_nD * (self.W_enc_ND.norm(dim=-1).mean() / 5)
+            if self.d_out == self.d_in:
+                self.W_dec_ND[latent_n] = unit_nD * self.W_dec_ND.norm(dim=-1).mean()
+
     def to(self, device: Any = None, dtype: Any = None) -> SAE:
         """Move or convert all weights in place; returns self."""
         for name, tensor in self.weights().items():

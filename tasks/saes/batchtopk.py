@@ -45,7 +45,7 @@ class BatchTopKSAE(SparseSAE):
     TENSORS: ClassVar[tuple[str, ...]] = (*SparseSAE.TENSORS, "threshold")
     """``threshold``: a scalar, 0 before training; with ``rescale_by_row_norm``, of pre-activation times length of the row."""
 
-    EQUATION: ClassVar[str] = "x_hat = W_dec^T (a * (a > threshold)) + b_dec, a = relu(W_enc (x - b_dec) + b_enc)"
+    EQUATION: ClassVar[str] = "(z @ W_enc.T + b_enc > threshold) * relu(z @ W_enc.T + b_enc)"
 
     spec: BatchTopK
     threshold: Tensor

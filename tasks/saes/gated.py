@@ -24,6 +24,9 @@ class Gated(SAESpec):
     """A gated SAE with unit-norm decoder rows."""
 
     MAKES: ClassVar[str] = "GatedSAE"
+    SPARSITY: ClassVar[str] = "l1_coefficient"
+
+    SPARSITY: ClassVar[str] = "l1_coefficient"
 
     kind: Literal["gated"] = "gated"
 

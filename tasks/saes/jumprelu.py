@@ -33,6 +33,9 @@ class JumpReLU(SAESpec):
     """A JumpReLU SAE with unit-norm decoder rows."""
 
     MAKES: ClassVar[str] = "JumpReLUSAE"
+    SPARSITY: ClassVar[str] = "sparsity_coefficient"
+
+    SPARSITY: ClassVar[str] = "sparsity_coefficient"
 
     kind: Literal["jumprelu"] = "jumprelu"
 
@@ -98,6 +101,14 @@ class JumpReLUSAE(SAE):
     def constrain(self) -> None:
         with torch.no_grad():
             self.threshold_N.clamp_(min=_LEAST)
+
+    def restart(self, latent_n: Tensor, direction_nD: Tensor) -> None:
+        """As any SAE's, with the mean threshold of all and an encoder row that can pass it."""
+        threshold = self.threshold_N.detach().mean()
+        super().restart(latent_n, direction_nD)
+        with torch.no_grad():
+            self.threshold_N[latent_n] = threshold
+            self.W_enc_ND[latent_n] *= 5
 
     def loss(
         self, x_BD: Tensor, dead_N: Tensor, y_BD: Tensor | None = None, sparsity: float = 1.0

@@ -30,6 +30,9 @@ class Standard(SAESpec):
     """A ReLU SAE with free decoder rows."""
 
     MAKES: ClassVar[str] = "StandardSAE"
+    SPARSITY: ClassVar[str] = "l1_coefficient"
+
+    SPARSITY: ClassVar[str] = "l1_coefficient"
 
     kind: Literal["standard"] = "standard"
 

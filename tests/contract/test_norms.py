@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.kinds import decode, kinds
+from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm, Statistics
+from tasks.spec import SpecError
 
 
 def raw(n: int = 200, d: int = 12) -> torch.Tensor:
@@ -25,6 +27,43 @@ def fitted(request):
 def test_inverting_gives_the_rows_back(fitted):
     y, undo = fitted.apply(raw())
     torch.testing.assert_close(fitted.invert(y, undo), raw(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_kind_that_undoes_a_row_by_that_row_says_so(fitted):
+    """Others are undone without it, which is what a transcoder needs for what it writes."""
+    y, undo = fitted.apply(raw())
+    if fitted.norm.PER_TOKEN:
+        assert undo is not None
+    else:
+        torch.testing.assert_close(fitted.invert(y, None), raw(), atol=1e-5, rtol=1e-5)
+
+
+def test_at_several_hookpoints_each_has_its_own(fitted):
+    wide, narrow = raw(), raw(d=5) * 7 - 2
+    other = FittedNorm(fitted.norm, fitted.norm.fit(Statistics.of(narrow)))
+    norms, widths = {"layers.0": fitted, "layers.1": other}, {"layers.0": 12, "layers.1": 5}
+    row = torch.cat([wide, narrow], 1)
+    both = SiteNorms(["layers.0", "layers.1"], ["layers.0", "layers.1"], norms, widths)
+    normed, undo = both.apply(row)
+    assert torch.equal(normed, torch.cat([fitted.apply(wide)[0], other.apply(narrow)[0]], 1))
+    torch.testing.assert_close(both.invert(normed, undo), row, atol=2e-5, rtol=1e-5)
+    assert torch.equal(both.pair(row)[0], normed) and both.pair(row)[1] is None and both.sides(row)[1] is None
+    if fitted.norm.PER_TOKEN:
+        with pytest.raises(SpecError, match=f"norm = '{fitted.norm.kind}', but .* layers.1 is written without being read"):
+            SiteNorms(["layers.0"], ["layers.1"], norms, widths)
+        return
+    apart = SiteNorms(["layers.0"], ["layers.1"], norms, widths)
+    x, y = apart.pair(row)
+    assert torch.equal(x, fitted.apply(wide)[0]) and torch.equal(y, other.apply(narrow)[0])
+    torch.testing.assert_close(apart.invert(y, apart.apply(wide)[1]), narrow, atol=2e-5, rtol=1e-5)
+
+
+def test_sides_that_share_a_hookpoint_find_their_own_columns():
+    row = torch.arange(12.0).reshape(2, 6)
+    plain = FittedNorm(decode("tasks.norms", {"kind": "none"}, "norm"), {})
+    sites = SiteNorms(["a", "b"], ["c", "a"], dict.fromkeys("abc", plain), {"a": 1, "b": 2, "c": 3})
+    x, y = sites.sides(row)
+    assert torch.equal(x, row[:, :3]) and torch.equal(y, row[:, [3, 4, 5, 0]])
 
 
 def test_it_is_the_same_after_saving(fitted, tmp_path):

@@ -176,6 +176,20 @@ def test_a_shard_that_needs_a_deeper_block_gets_a_deeper_model(world, monkeypatc
     torch.testing.assert_close(shallow.activations(), whole.activations(0, shallow.n_rows), rtol=1 / 128, atol=1e-4)
 
 
+def test_sites_within_a_block_come_in_their_own_widths_from_the_same_pass(world, tmp_path):
+    store = Store.at(tmp_path)
+    hookpoints = ["embed", "layers.1.z", "layers.1.resid_mid", "layers.1.mlp_in", "layers.1.mlp_act", "layers.1.mlp", "layers.1"]
+    made = {h: make(recipe(world, hookpoint=h, store_dtype="float32"), store, INLINE) for h in hookpoints}
+    rows = {h: Activations.open(one.path) for h, one in made.items()}
+    assert [rows[h].d for h in hookpoints] == [32, 32, 32, 32, 64, 32, 32] == [one.summary["d_in"] for one in made.values()]
+    assert all(np.array_equal(rows["embed"].token_id, one.token_id) for one in rows.values())
+    block = LanguageModel.open(store.open(world.lm.artifact), INLINE).blocks[1]
+    x = {h: one.activations(0, 50) for h, one in rows.items()}
+    torch.testing.assert_close(x["layers.1.resid_mid"] + x["layers.1.mlp"], x["layers.1"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(block.mlp(x["layers.1.mlp_in"]), x["layers.1.mlp"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(block.mlp.down_proj(x["layers.1.mlp_act"]), x["layers.1.mlp"], atol=1e-5, rtol=1e-4)
+
+
 def test_statistics_are_of_the_rows_as_stored(world):
     made, rows = opened(world)
     found, x = load_file(made.path / "statistics.safetensors"), rows.activations().double()

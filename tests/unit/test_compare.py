@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from artifacts.store import Store
-from tasks.compare import CompareSpec, JobRow, compare, front, lines, markdown, rows
+from tasks.compare import CompareSpec, JobRow, compare, front, fronted, lines, markdown, rows
 from tasks.reporting.sweep import page
 from tasks.reporting.sweep_grid import axes, in_order
 from tasks.spec import Spec, SpecError
@@ -111,7 +111,22 @@ def test_markdown_marks_the_best_of_a_column_and_the_front():
     assert table[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     assert table[2] == "| layers.1 | 16 | 512 | 16.0 | 0.1000 | 0.9500 | **0.00%** | FVU, CE |"
     assert table[3] == "| layers.1 | 32 | 1,024 | 25.0 | **0.0819** | **0.9591** | 1.00% | FVU, CE |"
-    assert table[5].endswith("| 0.1474 | 0.9263 | 1.00% |  |") and len(table) == 6
+    assert table[5].endswith("| 0.1474 | 0.9263 | 1.00% | FVU, CE |") and len(table) == 6
+
+
+def test_every_hookpoint_has_a_front_of_its_own():
+    """All of layers.2 are worse than any of layers.1, and explain another variance: they are on their own front all the same."""
+    given = sweep(["layers.1", "layers.2"], sae__k=[16, 32], sae__lr=[1, 2])
+    for i, figures in enumerate(given["evaluate"]):
+        figures["fvu"] = [0.4, 0.3, 0.5, 0.2][i % 4] + (i >= 4)
+        figures["l0"] = [10, 20, 30, 40][i % 4]
+    found = rows(**given)
+    assert [row["pareto"] for row in found] == [True, True, False, True] * 2
+    assert [row["pareto"] for row in fronted(found, place=lambda row: 0)] == [True, True, False, True] + [False] * 4
+    text = page(found)
+    assert "6 on their hookpoint's front of L0 and FVU" in text.replace("&#39;", "'") and "the Pareto front of each hookpoint" in text
+    plot = text.split('aria-label="FVU against L0"')[1].split("</svg>")[0]
+    assert plot.count("stroke-dasharray: 4,2") == 2, "a line for each"
 
 
 def test_a_terminal_gets_the_same_table_without_marks():
@@ -249,7 +264,7 @@ def test_an_order_of_jobs_is_a_sweep_of_its_own():
 
 def test_the_key_of_a_sweep_does_not_move():
     spec = CompareSpec(jobs=[JobRow(hookpoint="layers.1", settings={"sae.expansion_factor": 8})])
-    assert compare(spec).key == "91ec13ebbe39948031db346283c70f5aae0c0012f3b4b634d99c5dcb3f9f014a"
+    assert compare(spec).key == "b03e2e9d8d41747c81152e3e3b684862434d107dfa04047d01c0688fc5a03077"
 
 
 def test_inputs_that_are_not_parallel_are_refused(tmp_path):

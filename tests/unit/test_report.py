@@ -142,6 +142,15 @@ def test_every_latent_is_in_the_table_and_the_page_is_small(page):
         assert heading in page
 
 
+def test_a_card_names_the_latents_that_write_nearly_the_same(page):
+    data = data_of(page)
+    for latent, card in data["cards"].items():
+        cosines = [cosine for _, cosine in card["nearest"]]
+        assert len(cosines) == 5 and cosines == sorted(cosines, reverse=True) and cosines[0] < 1
+        assert int(latent) not in [other for other, _ in card["nearest"]]
+    assert 'aria-label="cosines of pairs"' in page and 'aria-label="largest cosines"' in page
+
+
 def test_one_scorer_has_its_aggregates_curves_and_account(page):
     ((name, macro, _, _, _, good, control, difference, scored, _),) = cells(page, "aggregates")
     assert name.split()[0] == "detection" and "balanced accuracy, chance 0.5" in name
