@@ -50,10 +50,10 @@ def tab(state: State) -> None:
                     seldom = gr.Number(None, label="Fires on at least, %", minimum=0, maximum=100, min_width=90)
                     often = gr.Number(None, label="Fires on at most, %", minimum=0, maximum=100, min_width=90)
                 reverse = gr.Checkbox(False, label="The other way round")
-            results = gr.HTML(elem_id="results", js_on_load=text("browse.js"))
+            results = gr.HTML(elem_id="results", apply_default_css=False, js_on_load=text("browse.js"))
         with gr.Column(scale=7, min_width=320):
-            latent = gr.HTML(elem_id="latent", js_on_load=text("browse.js"))
-            ground = gr.HTML(elem_id="grounds")
+            latent = gr.HTML(elem_id="latent", apply_default_css=False, js_on_load=text("browse.js"))
+            ground = gr.HTML(elem_id="grounds", apply_default_css=False, js_on_load=None)
     fired: gr.State = gr.State(None)
     at = gr.State(0)
     asked = [sae, words, sort, reverse, statuses, scorer, least, seldom, often, fired]

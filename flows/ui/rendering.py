@@ -27,6 +27,11 @@ def seen(value: Any) -> str:
     return visible(str(value).replace("\n", "\u23ce").replace("\t", "\u21e5"))
 
 
+def lines(value: str) -> str:
+    """The same of a text that is read line by line."""
+    return "\n".join(map(visible, value.split("\n")))
+
+
 def token(value: str) -> str:
     """A token by itself, where a space in front would not be seen."""
     value = seen(value)
@@ -50,5 +55,5 @@ def _environment() -> Any:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     found = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(text), trim_blocks=True, lstrip_blocks=True)
-    found.filters |= {"seen": seen, "token": token, "number": number, "percent": percent}
+    found.filters |= {"seen": seen, "lines": lines, "token": token, "number": number, "percent": percent}
     return found

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FIELDS = ("value", "low", "high", "n", "control_value", "chance")
 """Numbers of a score, as ``scores.parquet`` has them; NaN where there is none."""
 
+_ABSENT = "not_in_file"
+"""Of latents that a file says nothing of: as if nobody had been asked."""
+
 _FIFTH = 5
 """A score less than a fifth of the way from chance to the best there is counts as low, as in the report."""
 
@@ -83,7 +86,7 @@ class Told:
         self.status_N[at] = table["status"].to_numpy()
         self.label_N[at] = [label or "" for label in table["label"].to_pylist()]
         self.ok_N = self.status_N == "ok"
-        self.asked_N = self.status_N != ""
+        self.asked_N = (self.status_N != "") & (self.status_N != _ABSENT)
         self.scores = {name: _scores(name, opened, n_latents) for name, opened in source.scores.items()}
 
 

@@ -37,4 +37,4 @@ def embedded(value: Any) -> str:
 
 def text_of(name: str) -> str:
     """A file of this folder."""
-    return files("tasks.reporting").joinpath(name).readtext_of("utf-8")
+    return files("tasks.reporting").joinpath(name).read_text("utf-8")
