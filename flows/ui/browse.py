@@ -185,8 +185,18 @@ def _results(index: Index, query: Query, name: str, at: int, fired: Fired | None
     scale = index.scale(query.scorer)
     return rendered(
         "results.html.j2", rows=rows, n=found.n, n_latents=index.n, at=at, n_pages=n_pages, first=at * _ROWS, every_word=found.every_word,
-        words=query.text.strip(), fired=fired, scorer=scale and f"{scale.name}, {scale.metric}",
+        words=query.text.strip(), order=_order(query, index), fired=fired, scorer=scale and f"{scale.name}, {scale.metric}",
     )  # fmt: skip
+
+
+def _order(query: Query, index: Index) -> str:
+    """The order of the results, as a person says it."""
+    by = query.sort
+    if by == "best":
+        by = "best" if query.text.strip() else "here" if query.among is not None else "score" if index.scales else "latent"
+    first = {"best": "the best match", "here": "the most unusual for the latent", "score": "the surest score", "latent": "the lowest number",
+             "density": "the most frequent", "surprise": "the least frequent", "max": "the strongest", "interest": "the most interesting"}[by]  # fmt: skip
+    return f"{first} {'last' if query.reverse else 'first'}"
 
 
 def _latent(index: Index, name: str, latent: int, scorer: str | None, chosen: bool) -> str:
