@@ -10,8 +10,8 @@ element.addEventListener("click", (event) => {
 });
 element.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!step || !event.target.matches("tbody [data-act]")) return;
-  const links = [...element.querySelectorAll("tbody [data-act]")];
+  if (!step || !event.target.matches("tbody a[data-act]")) return;
+  const links = [...element.querySelectorAll("tbody a[data-act]")];
   const next = links[links.indexOf(event.target) + step];
   if (!next) return;
   event.preventDefault();

@@ -74,7 +74,7 @@ def tab(state: State) -> None:
         except SpecError as error:
             return rendered("told.html.j2", told=str(error))
 
-    def acted(at: int, *values: Any, event: gr.EventData) -> tuple[Any, Any, Any, Any]:
+    def acted(event: gr.EventData, at: int, *values: Any) -> tuple[Any, Any, Any, Any]:
         """A click on a result, or on the pager: results, latent, grounds, page of results."""
         act, value = _act(event)
         if act == "page":
@@ -83,7 +83,7 @@ def tab(state: State) -> None:
             return gr.skip(), show(values[0], value, values[5]), "", gr.skip()
         return gr.skip(), gr.skip(), gr.skip(), gr.skip()
 
-    def within(name: str, scorer: str | None, event: gr.EventData) -> tuple[Any, Any]:
+    def within(event: gr.EventData, name: str, scorer: str | None) -> tuple[Any, Any]:
         """A click on a latent's page: another latent, or what its explanations rest on."""
         act, value = _act(event)
         try:
@@ -122,7 +122,8 @@ def tab(state: State) -> None:
         return name, words, _results(index, Query(words), name, 0, None), told or page, *_choices(index)
 
     quick = {"show_progress": "hidden", "trigger_mode": "always_last"}
-    for changed in (words.input, sort.input, reverse.input, statuses.input, scorer.input, least.input, seldom.input, often.input, fired.change):
+    # of the words every change: what is pasted is no input to Gradio
+    for changed in (words.change, sort.input, reverse.input, statuses.input, scorer.input, least.input, seldom.input, often.input, fired.change):
         changed(anew, asked, [results, at], **quick)
     said.submit(fires, [sae, said], fired, concurrency_limit=1, concurrency_id="model")
     sae.input(chosen, sae, [statuses, scorer, fired]).then(anew, asked, [results, at], **quick)

@@ -37,7 +37,11 @@ _HEADERS = {
     "content-security-policy": POLICY, "referrer-policy": "no-referrer", "x-content-type-options": "nosniff",
 }  # fmt: skip
 
+_BESIDE = re.compile(r"(/gradio_api)?/(call(/.*)?|api(/.*)?|run/(?!predict/?$).*)")
+"""Paths by which programs call a handler by its name; the page never does."""
+
 _KEPT_SECONDS = 3600
+"""After which what visitors uploaded is deleted."""
 
 
 def page(state: State) -> gr.Blocks:
@@ -75,8 +79,9 @@ class Policy:
             return await self._app(scope, receive, send)
         host = re.sub(r":\d+$", "", dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower())
         if self._hosts and host not in self._hosts:
-            await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
-            return await send({"type": "http.response.body", "body": b"this page is not known by that name"})
+            return await _refused(send, 421, b"this page is not known by that name")
+        if _BESIDE.fullmatch(scope["path"]):
+            return await _refused(send, 404, b"there is nothing here but the page")
 
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -86,3 +91,9 @@ class Policy:
             await send(message)
 
         return await self._app(scope, receive, with_policy)
+
+
+async def _refused(send: Any, status: int, why: bytes) -> None:
+    headers = [(b"content-type", b"text/plain"), *((name.encode(), value.encode()) for name, value in _HEADERS.items())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": why})
