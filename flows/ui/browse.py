@@ -33,7 +33,9 @@ def tab(state: State) -> None:
     with gr.Row(equal_height=False, elem_id="browse"):
         with gr.Column(scale=5, min_width=320):
             choices = [(state.title(name), name) for name in state.names]
-            sae = gr.Dropdown(choices, value=first, label="SAE", elem_id="sae", visible=len(choices) > 1, filterable=len(choices) > 8)
+            sae = gr.Dropdown(
+                choices, value=first, label="SAE", elem_id="sae", visible=len(choices) > 1, filterable=len(choices) > 8
+            )
             words = gr.Textbox(label="Search labels", placeholder="words, or a latent's number", elem_id="search", max_lines=1)
             with gr.Row(elem_classes="asking"):
                 said = gr.Textbox(
@@ -46,9 +48,10 @@ def tab(state: State) -> None:
                     scorer = gr.Dropdown([], value=None, label="Score of", elem_id="scorer")
                 statuses = gr.Dropdown([], value=[], multiselect=True, label="Status (none is every)", elem_id="status")
                 with gr.Row():
-                    least = gr.Number(None, label="Score at least", minimum=-1, maximum=1, step=0.05, min_width=90)
-                    seldom = gr.Number(None, label="Fires on at least, %", minimum=0, maximum=100, min_width=90)
-                    often = gr.Number(None, label="Fires on at most, %", minimum=0, maximum=100, min_width=90)
+                    # text, since an empty gr.Number comes back as 0
+                    least = gr.Textbox(label="Score at least", placeholder="any", min_width=90)
+                    seldom = gr.Textbox(label="Fires on at least, %", placeholder="any", min_width=90)
+                    often = gr.Textbox(label="Fires on at most, %", placeholder="any", min_width=90)
                 reverse = gr.Checkbox(False, label="The other way round")
             results = gr.HTML(elem_id="results", apply_default_css=False, js_on_load=text("browse.js"))
         with gr.Column(scale=7, min_width=320):
@@ -123,7 +126,8 @@ def tab(state: State) -> None:
 
     quick = {"show_progress": "hidden", "trigger_mode": "always_last"}
     # of the words every change: what is pasted is no input to Gradio
-    for changed in (words.change, sort.input, reverse.input, statuses.input, scorer.input, least.input, seldom.input, often.input, fired.change):
+    typed = (words.change, least.change, seldom.change, often.change)
+    for changed in (*typed, sort.input, reverse.input, statuses.input, scorer.input, fired.change):
         changed(anew, asked, [results, at], **quick)
     said.submit(fires, [sae, said], fired, concurrency_limit=1, concurrency_id="model")
     sae.input(chosen, sae, [statuses, scorer, fired]).then(anew, asked, [results, at], **quick)
@@ -133,17 +137,29 @@ def tab(state: State) -> None:
     Context.root_block.load(opened, None, [sae, words, results, latent, statuses, scorer])
 
 
-def _query(state: State, name: str, words: str, sort: Any, reverse: bool, statuses: list[str], scorer: str | None, least: float | None,
-           seldom: float | None, often: float | None, fired: Fired | None) -> tuple[Query, Index, Fired | None]:  # fmt: skip
+def _query(
+    state: State, name: str, words: str, sort: Any, reverse: bool, statuses: list[str], scorer: str | None, least: str,
+    seldom: str, often: str, fired: Fired | None,
+) -> tuple[Query, Index, Fired | None]:  # fmt: skip
     index = state.index(name)
     if fired and fired.get("trouble"):
         raise SpecError(fired["trouble"])
     among = None if fired is None else {one: found["share"] for one, found in fired["found"].items()}
+    low, high = _number(seldom, "fires on at least"), _number(often, "fires on at most")
     query = Query(
-        (words or "")[:500], sort, bool(reverse), tuple(statuses or ()), scorer, least,
-        None if seldom is None else seldom / 100, None if often is None else often / 100, among,
+        (words or "")[:500], sort, bool(reverse), tuple(statuses or ()), scorer, _number(least, "score at least"),
+        None if low is None else low / 100, None if high is None else high / 100, among,
     )  # fmt: skip
     return query, index, fired
+
+
+def _number(typed: str, what: str) -> float | None:
+    """A number as typed, per cent sign or not; None for none. Raises ``SpecError``."""
+    plain = (typed or "").strip().removesuffix("%").replace(",", ".")
+    try:
+        return float(plain) if plain else None
+    except ValueError:
+        raise SpecError(f"{what} = {typed[:40]!r}, but that is no number; write one such as 0.8, or nothing") from None
 
 
 def _act(event: Any) -> tuple[str, int]:

@@ -169,7 +169,8 @@ def _hosts(access: Access) -> tuple[str, ...]:
 def _parsed(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     parser = argparse.ArgumentParser(prog="saint ui", description=ABOUT["ui"], allow_abbrev=False)
     add = parser.add_argument
-    add("words", nargs="*", metavar="SAE", help="train/3f2a, adopt/90c1; without one all that have windows. backend.root=DIR, runtime.device=cpu")
+    about = "train/3f2a, adopt/90c1; without one all that have windows. backend.root=DIR, runtime.device=cpu"
+    add("words", nargs="*", metavar="SAE", help=about)
     add("--host", default="127.0.0.1", help="address to listen on; any but this machine's own needs --auth (127.0.0.1)")
     add("--port", type=int, default=7860, help="port (7860)")
     add("--auth", metavar="USER:PASSWORD", help="who may come in; others on this machine can see it in the list of processes")

@@ -47,14 +47,14 @@ _KEPT_SECONDS = 3600
 def page(state: State) -> gr.Blocks:
     """All of it. No handler of any tab can be called by name from outside."""
     with gr.Blocks(title="SAINT", analytics_enabled=False, fill_width=True, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as found:
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Browse", id="browse"):
-                browse.tab(state)
-            if find_spec("flows.ui.steer") is not None:
-                from flows.ui import steer  # type: ignore[attr-defined]
+        tabs = gr.Tabs(elem_id="tabs")
+        with tabs, gr.Tab("Browse", id="browse"):
+            browse.tab(state)
+        if find_spec("flows.ui.steer") is not None:
+            from flows.ui import steer  # type: ignore[attr-defined]
 
-                with gr.Tab("Steer", id="steer"):
-                    steer.tab(state)
+            with tabs, gr.Tab("Steer", id="steer"):
+                steer.tab(state)
     for handler in found.fns.values():
         handler.api_visibility = "private"
     return found

@@ -134,5 +134,7 @@ def _plain(value: Any) -> str:
         return value
     if isinstance(value, list) and all(isinstance(item, dict) and "term" in item for item in value):
         return ", ".join(f"{item['term']} ({item.get('log_odds', 0):+.1f})" for item in value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
     return json.dumps(value, ensure_ascii=False)
 

@@ -83,7 +83,8 @@ def test_no_handler_can_be_called_by_name_or_by_number_as_an_api(url):
 
 def test_every_answer_forbids_other_hosts_and_a_foreign_name_is_none_of_ours(url):
     status, _, headers = got(url)
-    assert status == 200 and "default-src 'self'" in headers["content-security-policy"] and "https:" not in headers["content-security-policy"]
+    policy = headers["content-security-policy"]
+    assert status == 200 and "default-src 'self'" in policy and "https:" not in policy
     assert got(url, {"Host": "rebound.example.org"})[0] == 421
     assert got(url, {"Host": "localhost"})[0] == 200
 
@@ -194,6 +195,20 @@ def test_an_address_leads_to_its_latent_and_a_wrong_one_says_so(visit, store):
     assert "not asked" in visit(f"?sae={name}&latent=90").inner_text("#latent")
     assert "this SAE has latents 0 to 127" in visit(f"?sae={name}&latent=9999").inner_text("#latent")
     assert "does not show it" in visit("?sae=train/<b>x").inner_text("#latent")
+
+
+@pytest.mark.special
+def test_filters_count_only_where_something_is_typed(visit):
+    page = visit()
+    page.click("#filters button")
+    page.locator("#filters input[type=text], #filters input:not([type])").first.wait_for()
+    page.get_by_label("Fires on at least, %").fill("5%")
+    page.wait_for_function("!document.querySelector('#results .count').innerText.startsWith('128 of')")
+    shares = [float(one.rstrip("%")) for one in page.locator("#results tbody td.wide").all_inner_texts()]
+    assert shares and min(shares) >= 4.95
+    page.get_by_label("Fires on at least, %").fill("many")
+    page.wait_for_selector("#results .told")
+    assert "that is no number" in page.inner_text("#results")
 
 
 @pytest.mark.special

@@ -33,7 +33,9 @@ def test_sharing_is_refused_without_a_password():
     assert not Access(share=True).local
 
 
-@pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--share"], ["--auth", "nobody"], ["--auth", ":x"], ["--auth", "x:"], ["--port", "0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--host", "0.0.0.0"], ["--share"], ["--auth", "nobody"], ["--auth", ":x"], ["--auth", "x:"], ["--port", "0"]]
+)
 def test_the_command_line_refuses_before_anything_starts(arguments, capsys, monkeypatch):
     monkeypatch.setattr("flows.ui.launch.serve", lambda *_: pytest.fail("it started"))
     assert main(["ui", *arguments]) == 2
