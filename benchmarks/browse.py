@@ -30,8 +30,9 @@ from safetensors.torch import save_file
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Opened
-from tasks.browsing.index import SORTS, Index, Query
+from tasks.browsing.index import Index
 from tasks.browsing.latent import latent_page
+from tasks.browsing.query import SORTS, Query
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.mining.statistics import BINS, histogram_edges
 from tasks.mining.tables import Growing, lists, sentences_schema, windows_schema

@@ -13,8 +13,9 @@ from flows.ui.rendering import rendered, text
 from flows.ui.state import State
 from tasks.browsing.firing import firing
 from tasks.browsing.grounds import grounds
-from tasks.browsing.index import SORTS, Index, Query
+from tasks.browsing.index import Index
 from tasks.browsing.latent import latent_page
+from tasks.browsing.query import SORTS, Query
 from tasks.spec import SpecError
 
 _ROWS = 25
@@ -211,8 +212,11 @@ def _order(query: Query, index: Index) -> str:
     by = query.sort
     if by == "best":
         by = "best" if query.text.strip() else "here" if query.among is not None else "score" if index.scales else "latent"
-    first = {"best": "the best match", "here": "the most unusual for the latent", "score": "the surest score", "latent": "the lowest number",
-             "density": "the most frequent", "surprise": "the least frequent", "max": "the strongest", "interest": "the most interesting"}[by]  # fmt: skip
+    first = {
+        "best": "the best match", "here": "the most unusual for the latent", "score": "the surest score",
+        "latent": "the lowest number", "density": "the most frequent", "surprise": "the least frequent",
+        "max": "the strongest", "interest": "the most interesting",
+    }[by]  # fmt: skip
     return f"{first} {'last' if query.reverse else 'first'}"
 
 

@@ -62,6 +62,7 @@ def ui(rest: list[str], debug: bool = False) -> int:
     users = users_of(flags.auth, flags.auth_file)
     access = Access(flags.host, flags.port, users, flags.share)
     access.check()
+    require_gradio()
     from flows.config import composed
     from flows.shelves import browsable
     from flows.ui.state import State
@@ -71,6 +72,7 @@ def ui(rest: list[str], debug: bool = False) -> int:
     store = store_of(overrides)
     runtime = validated(Runtime, composed(overrides)["runtime"], "runtime")
     state = State(store, browsable(store, names), runtime, flags.dtype)
+    state.index(state.names[0])  # seconds that nobody then waits for in the browser
     page, address = serve(state, access, flags.open)
     print(f"saint ui: {address}" + ("" if access.users else " (for this machine only)"))
     if not access.local and not access.share:

@@ -5,7 +5,7 @@
     index.rows(found.latents_F[:50])                      # what a table shows of them
     latent_page(index, 17)                                # all of one latent: windows, tokens, scores, neighbours
 
-Modules: ``shelf`` (the artifacts it is made of), ``told`` (labels and scores as columns), ``words`` (search), ``index``,
-``latent`` (a page's data), ``near`` (nearest latents), ``tables`` (Parquet by latent), ``firing`` (which latents fire on a
-text). An index is read-only and may be shared by threads.
+Modules: ``shelf`` (the artifacts it is made of), ``told`` (labels and scores as columns), ``words`` (search), ``query``,
+``index``, ``latent`` (a page's data), ``near`` (nearest latents), ``tables`` (Parquet by latent), ``firing``
+(which latents fire on a text), ``grounds`` (sentences and questions). An index is read-only and may be shared by threads.
 """

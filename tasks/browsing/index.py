@@ -1,15 +1,15 @@
-"""All latents of an SAE at once: found by words, filtered, sorted. Shapes: N latents, F found, S explainers on the shelf."""
+"""All latents of an SAE at once: found by words, filtered, sorted. Shapes: N latents, F found."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tasks.analyse import outcome
 from tasks.browsing.near import Near
+from tasks.browsing.query import SORTS, Found, Query
 from tasks.browsing.shelf import Shelf
 from tasks.browsing.tables import ByNumber
 from tasks.browsing.told import FIELDS, Scale, Told, said
@@ -21,58 +21,7 @@ from tasks.spec import SpecError
 if TYPE_CHECKING:
     import numpy as np
 
-Sort = Literal["best", "latent", "score", "density", "max", "surprise", "interest", "here"]
-SORTS: dict[Sort, str] = {
-    "best": "best match",
-    "score": "score, the surest first",
-    "interest": "interest",
-    "surprise": "surprise: seldom first",
-    "density": "density",
-    "max": "largest activation",
-    "latent": "latent",
-    "here": "activation on the text",
-}
-"""How results may be sorted, with what that means. ``best`` is the best match, and without words the surest score."""
-
 _FACTS = ("latent", "n_fires", "density", "max_value", "mean_value", "single_token_share", "top_token", "histogram")
-
-
-@dataclass(frozen=True)
-class Query:
-    """What is looked for."""
-
-    text: str = ""
-    """Words of labels, each whole or its beginning; or a latent's number."""
-
-    sort: Sort = "best"
-    reverse: bool = False
-    statuses: tuple[str, ...] = ()
-    """Only latents of these; empty is every status."""
-
-    scorer: str | None = None
-    """Whose scores count; None is the first."""
-
-    min_score: float | None = None
-    min_density: float | None = None
-    """Share of tokens on which a latent fires."""
-
-    max_density: float | None = None
-    among: Mapping[int, float] | None = None
-    """Only these latents, with how strong each is where it was looked for (``here``)."""
-
-
-class Found(NamedTuple):
-    """Latents in the order asked for."""
-
-    latents_F: np.ndarray
-    """int64."""
-
-    every_word: bool
-    """False where no latent has all words of the text, and those are given that have any."""
-
-    @property
-    def n(self) -> int:
-        return len(self.latents_F)
 
 
 class Index:

@@ -17,8 +17,9 @@ from artifacts.manifest import Manifest
 from artifacts.store import Opened
 from tasks.browsing.firing import firing
 from tasks.browsing.grounds import grounds
-from tasks.browsing.index import Index, Query
+from tasks.browsing.index import Index
 from tasks.browsing.latent import latent_page
+from tasks.browsing.query import Query
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.browsing.tables import ByNumber
 from tasks.browsing.words import Words, words_of
