@@ -13,6 +13,7 @@ from flows import inspecting, lab, looking, porting, studying, surveying
 from flows.console import clean, print_json
 from flows.looking import parsed
 from flows.server import ServerFailed
+from flows.ui import launch
 from tasks.spec import SpecError
 
 _OURS = {"-m", "--multirun", "--json"}
@@ -25,6 +26,7 @@ ABOUT = {
     **studying.ABOUT,
     **inspecting.ABOUT,
     **surveying.ABOUT,
+    **launch.ABOUT,
     **porting.ABOUT,
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
@@ -46,6 +48,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
   saint survey train/3f2a with=train/9b1c
+  saint ui --open
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
 Options: --json on commands that print data; --debug shows tracebacks; backend.root=DIR is the store.
 """
@@ -210,7 +213,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
-_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting, surveying) for name in module.ABOUT}
+_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting, surveying, launch) for name in module.ABOUT}
 _COMMANDS |= porting.COMMANDS
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tasks.lazy import np, pa, pq
 
-_ROWS = 1 << 15
-"""Rows gathered before they are a row group."""
+_ROWS = 1 << 12
+"""Rows gathered before they are a row group: few enough that somebody who looks at one latent waits for some ms of reading."""
 
 
 def windows_schema() -> Any:

@@ -83,14 +83,16 @@ def _card(found: LatentExamples, explanation: Any, n_windows: int) -> dict[str, 
         "evidence": [[t["term"], t["log_odds"]] for t in evidence.get("terms", [])[:6]],
         "confidence": explanation.confidence if explanation is not None else None,
         "windows": {
-            "strongest": [_window(w, found.max_value) for w in train[:n_windows]],
-            "over the whole range": [_window(w, found.max_value) for w in spread],
-            "near misses: it does not fire here": [_window(w, found.max_value) for w in near],
+            "strongest": [shown_window(w, found.max_value) for w in train[:n_windows]],
+            "over the whole range": [shown_window(w, found.max_value) for w in spread],
+            "near misses: it does not fire here": [shown_window(w, found.max_value) for w in near],
         },
     }
 
 
-def _window(window: Window, most: float) -> list[Any]:
+def shown_window(window: Window, most: float) -> list[Any]:
+    """Tokens, strength of each in steps of the latent's maximum, the peak's place, strongest activation, quantile (0 the strongest,
+    -1 where it does not fire)."""
     steps = [min(_STEPS, -int(-_STEPS * v // most)) if most > 0 else 0 for v in window.values]
     return [list(window.tokens), steps, window.peak, round(max(window.values), 2), window.quantile]
 

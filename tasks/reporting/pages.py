@@ -17,10 +17,10 @@ def rendered(template: str, script: str, styles: tuple[str, ...], **shown: Any) 
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_text))
-    source = _text(script) if script else ""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(text_of))
+    source = text_of(script) if script else ""
     return environment.get_template(template).render(
-        style=Markup("".join(map(_text, styles))),
+        style=Markup("".join(map(text_of, styles))),
         script=Markup(source),
         script_hash=base64.b64encode(hashlib.sha256(source.encode()).digest()).decode(),
         **shown,
@@ -35,5 +35,6 @@ def embedded(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """A file of this folder."""
     return files("tasks.reporting").joinpath(name).read_text("utf-8")
