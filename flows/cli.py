@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
-from flows import inspecting, lab, looking, porting, studying
+from flows import inspecting, lab, looking, porting, steer, studying
 from flows.console import clean, print_json
 from flows.looking import parsed
 from flows.server import ServerFailed
@@ -24,6 +24,7 @@ ABOUT = {
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **studying.ABOUT,
     **inspecting.ABOUT,
+    **steer.ABOUT,
     **porting.ABOUT,
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
@@ -44,6 +45,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint explain train/3f2a explainer=default client=anthropic_batch latents=0:100
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
+  saint steer train/3f2a "Once upon a time" --latent 17=4 --save her.json; saint steer --recipe her.json
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
 Options: --json on plan, inspect, import, export, compare, ledger, ls, show, logs, doctor and verify; --debug shows tracebacks;
 backend.root=DIR is the store.
@@ -209,7 +211,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
-_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting) for name in module.ABOUT}
+_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting, steer) for name in module.ABOUT}
 _COMMANDS |= porting.COMMANDS
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
 from tasks.kinds import validated
 from tasks.spec import Spec, SpecError
@@ -21,6 +21,9 @@ FORMAT, VERSION = "saint-steering", 1
 
 MAX_BYTES = 1 << 22
 """Of a file."""
+
+_SAID = 400
+"""Characters of an error, which repeats what was typed."""
 
 MAX_TOKENS, MAX_PROMPTS, MAX_PUSHES = 4096, 64, 256
 
@@ -36,7 +39,10 @@ class Message(Spec):
     content: _Text
 
 
-Prompt = _Text | Annotated[tuple[Message, ...], Field(min_length=1, max_length=64)]
+Prompt = Annotated[
+    Annotated[_Text, Tag("text")] | Annotated[tuple[Message, ...], Field(min_length=1, max_length=64), Tag("messages")],
+    Discriminator(lambda value: "text" if isinstance(value, str) else "messages"),
+]
 """What the model goes on from: a text, or a conversation, for models whose tokenizer has a chat template."""
 
 
@@ -86,8 +92,6 @@ class RecipePush(Spec):
 class SteeringRecipe(Spec):
     """A language model, what is turned in it, what it goes on from, and how its tokens are drawn."""
 
-    ONLY_JSON: ClassVar[str] = "saint steer --save writes one"
-
     format: Literal["saint-steering"] = "saint-steering"
     version: Literal[1] = 1
     name: Annotated[str, StringConstraints(max_length=200)] = ""
@@ -111,6 +115,9 @@ class SteeringRecipe(Spec):
     seed: int = Field(0, ge=-(2**63), lt=2**63)
     positions: Positions = "all"
     """``all``: every token is pushed but special ones; ``last``: from the last token of the prompt on."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the language model."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -167,4 +174,8 @@ def read(data: bytes | str | dict[str, Any], where: str = "recipe") -> SteeringR
         newer = isinstance(version, int) and version > VERSION
         what = "take a newer SAINT" if newer else "write it again with saint steer --save"
         raise SpecError(f"recipe.version = {str(version)[:40]}, but this SAINT reads version {VERSION}; {what}")
-    return validated(SteeringRecipe, body, "recipe")
+    try:
+        return validated(SteeringRecipe, body, "recipe")
+    except SpecError as error:
+        said = str(error)
+        raise SpecError(said if len(said) <= _SAID else f"{said[: _SAID // 2]} ... {said[-_SAID // 2 :]}") from None
