@@ -72,12 +72,19 @@ class Models:
     def open(self, recipe: SteeringRecipe) -> OpenRecipe:
         """A recipe with what it names, found in the store. Raises ``SpecError`` for what is missing, or is not what was meant."""
         found = {sae.artifact: sae_of(self.store, sae) for sae in recipe.saes}
-        lms = {name: lm_of(self.store, manifest) for name, manifest in found.items()}
-        for name, lm in lms.items():
-            if f"{lm.stage}/{lm.key}" != recipe.lm.artifact:
+        wanted = addressed(recipe.lm.artifact)
+        said = f"recipe.lm = {recipe.lm.name!r} ({wanted})"
+        if self.store.find(wanted) is None:
+            raise SpecError(f"{said}, but it is not in this store; {_how(wanted)}, or give saint run that model (lm=hf lm.path=DIR) here")
+        for name, manifest in found.items():
+            try:
+                lm = lm_of(self.store, manifest)
+            except SpecError:  # what it was trained on is not here: then the recipe is all that tells
+                continue
+            if lm != wanted:
                 raise SpecError(
-                    f"recipe.lm = {recipe.lm.name!r} ({addressed(recipe.lm.artifact)}), but {addressed(name)} is an SAE of {lm} here; "
-                    "a recipe is of one language model, so make one of the SAE here (saint steer --save)"
+                    f"{said}, but {addressed(name)} is an SAE of {lm} here; a recipe is of one language model, so make one of that SAE "
+                    "(saint steer --save)"
                 )
         return OpenRecipe(recipe, self, {name: manifest.artifact for name, manifest in found.items()})
 
@@ -95,10 +102,12 @@ def sae_of(store: Store, wanted: RecipeSAE) -> Manifest:
         "it is not in this store" if own is None
         else f"its weights here have the digest {_digest(own)[:12]}..., not {wanted.digest[:12]}..., so that its latents mean something else"
     )  # fmt: skip
-    raise SpecError(
-        f"recipe.saes names {artifact} at {wanted.hookpoint}, but {fact}; bring it here with saint export {artifact} saint DIR where "
-        "it is, and saint import sae.path=DIR lm=... here"
-    )
+    raise SpecError(f"recipe.saes names {artifact} at {wanted.hookpoint}, but {fact}; {_how(artifact)}, or saint import the same files")
+
+
+def _how(artifact: Artifact) -> str:
+    """How an artifact comes from another store."""
+    return f"copy {artifact.stage}/{artifact.key[:2]}/{artifact.key} from a store that has it into this one"
 
 
 def _digest(manifest: Manifest) -> str:

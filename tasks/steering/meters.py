@@ -14,8 +14,9 @@ NGRAM, TAIL = 4, 64
 MOST_REPETITION = 0.3
 """seq-rep-4 above which a text is warned about, where the model by itself does not repeat itself as much."""
 
-MOST_GROWTH, LEAST_GROWTH = 1.5, 0.67
-"""Mean growth of the pushed activations outside of which a text is warned about."""
+MOST_GROWTH, LEAST_GROWTH = 1.25, 0.8
+"""Mean growth of the pushed activations outside of which a text is warned about. Of a Llama of 5 layers steered at its fourth,
+98% of the words were words at a growth of 1.1, 93% at 1.17, and 77% at 1.3."""
 
 
 def repetition(token_ids: Sequence[int]) -> float:

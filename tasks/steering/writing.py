@@ -70,7 +70,7 @@ class Writing(Iterator[tuple[int | None, ...]]):
         watched: Sequence[Watched] | None,
     ) -> None:
         self.subject, self.watched = subject, None if watched is None else tuple(watched)
-        self.rows = [Written(row) for row in rows]
+        self.rows = [Written(row, activation_TL=np.zeros((0, len(self.watched or ())), np.float32)) for row in rows]
         groups = []
         for members, token_BT, steering in subject.batches(rows, positions, n_tokens, True, self.watched):
             draws = Draws(subject.keys([rows[i] for i in members], seed), len(token_BT), temperature, top_p)
@@ -138,4 +138,4 @@ class Writing(Iterator[tuple[int | None, ...]]):
 
 def _ending(held: np.ndarray, new: np.ndarray, n: int) -> np.ndarray:
     """``n`` rows of which the last are the new ones."""
-    return np.concatenate([held[: n - len(new)].reshape(-1, *new.shape[1:]), new])
+    return np.concatenate([held[: n - len(new)], new])

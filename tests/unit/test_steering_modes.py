@@ -257,6 +257,14 @@ def test_activations_on_the_way_are_those_of_reading_the_text_again_and_growth_i
     torch.testing.assert_close(steering.measured()[1][0], edited.norm(dim=1) / x.norm(dim=1))
 
 
+def test_what_is_watched_may_be_nothing_but_growth(several):
+    rows = [Row(p, own) for p in several.prompts(TEXTS[:2]) for own in ((), (Push(1, 20.0, sae="again"),))]
+    plain, steered, *_ = several.write(rows, 3, watched=()).finish()
+    assert plain.activation_TL.shape == (len(plain.growth_T), 0) and plain.growth == 1 and steered.growth > 1.05
+    assert several.write(rows, 3).finish()[1].growth_T.size == 0  # nor was that asked for
+    assert [one.text for one in several.write(rows, 3, seed=1).finish()] == several.continuations(rows, 3, seed=1)
+
+
 def test_repetition_counts_runs_of_four_tokens_said_before():
     assert repetition([1, 2, 3]) == repetition(range(100)) == 0.0
     assert repetition([7] * 64) == pytest.approx(1 - 1 / 61)
