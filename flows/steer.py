@@ -82,7 +82,7 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         "saint inspect SAE PROMPT and saint report find latents.",
     )  # fmt: skip
     add = parser.add_argument
-    add("words", nargs="*", metavar="SAE PROMPT", help="train/3f2a and prompts; with --recipe prompts alone; - reads one from standard input")
+    add("words", nargs="*", metavar="SAE PROMPT", help="train/3f2a and prompts, with --recipe prompts alone; - is standard input")
     add("--latent", action="append", default=[], metavar="[SAE:]N=STRENGTH[:MODE]",
         help="17=4, 17=-2:clamp, train/9b:30=ablate; 17=4x2.5 gives the largest activation, too; may be given again")
     add("--recipe", metavar="FILE", help="a recipe; other flags change it")
@@ -140,7 +140,7 @@ def _prompts(flags: argparse.Namespace, words: Sequence[str]) -> list[Any]:
 
     if not words and not flags.file:
         if not flags.recipe:
-            raise SpecError('saint steer, but there is no prompt; write one in quotes: saint steer train/3f2a "Once upon a time" --latent 17=4')
+            raise SpecError('saint steer, but there is no prompt; as in saint steer train/3f2a "Once upon a time" --latent 17=4')
         return []
     texts = list(prompts_of(words, flags.file, flags.lines))
     if flags.system is not None and not flags.chat:
@@ -161,7 +161,7 @@ def wish_in(text: str) -> Wish:
     modes = get_args(Mode)
     found = _LATENT.fullmatch(text.strip())
     if not found:
-        raise SpecError(f"--latent {text}, but a latent is N=STRENGTH[:MODE], after SAE: where it is another's; as in 17=4, train/9b:30=-2:clamp")
+        raise SpecError(f"--latent {text}, but a latent is N=STRENGTH[:MODE], SAE: before another SAE's; as in 17=4, train/9b:30=-2:clamp")
     if (mode := found["alone"] or found["mode"] or "add") not in modes:
         raise SpecError(f"--latent {text}, but there is no mode {mode!r}; use one of {', '.join(modes)}")
     try:

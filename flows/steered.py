@@ -100,7 +100,7 @@ def sae_of(store: Store, wanted: RecipeSAE) -> Manifest:
             return manifest
     fact = (
         "it is not in this store" if own is None
-        else f"its weights here have the digest {_digest(own)[:12]}..., not {wanted.digest[:12]}..., so that its latents mean something else"
+        else f"its weights here have digest {_digest(own)[:12]}..., not {wanted.digest[:12]}..., so that its latents mean something else"
     )  # fmt: skip
     raise SpecError(f"recipe.saes names {artifact} at {wanted.hookpoint}, but {fact}; {_how(artifact)}, or saint import the same files")
 

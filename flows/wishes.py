@@ -69,8 +69,11 @@ def recipe_of(
         if largest is None and wish.mode == "ablate":
             largest = 0.0  # it needs none
         if largest is None or (not largest and wish.strength and wish.mode != "ablate"):
-            why = f"this store has no windows of {manifest.artifact} (saint explain makes them)" if largest is None else "it was never active"
-            raise SpecError(f"latent = {wish.latent}, but its largest activation is not known: {why}; give it, as in {wish.latent}={wish.strength:g}x2.5")
+            none = f"this store has no windows of {manifest.artifact} (saint explain makes them)"
+            raise SpecError(
+                f"latent = {wish.latent}, but its largest activation is not known: {none if largest is None else 'it was never active'}; "
+                f"give it, as in {wish.latent}={wish.strength:g}x2.5"
+            )
         pushes.append(
             {
                 "sae": _address(manifest), "latent": wish.latent, "strength": wish.strength, "mode": wish.mode,

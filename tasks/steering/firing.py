@@ -16,6 +16,7 @@ from tasks.steering.turning import columns
 
 if TYPE_CHECKING:
     import numpy as np
+
     from tasks.steering.subject import Subject
 
 

@@ -12,7 +12,7 @@ Shapes: B rows, n rows that are pushed, T tokens, D width of a hookpoint, L watc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 

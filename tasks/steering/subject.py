@@ -91,10 +91,11 @@ class Subject:
     ) -> list[str]:
         """The text that follows each row's prompt: ``n_tokens`` tokens, or up to the end of a text if that comes first.
 
-        ``temperature`` 0 takes the likeliest token, ``top_p`` below 1 leaves unlikely ones out. Otherwise draws depend on the seed, the prompt and ``Row.sample``
-        alone: two rows of one prompt that differ in what is pushed get equal draws, so that what differs between their
-        texts is the push. On a CPU a row's text does not depend on what is beside it (see ``turning.ROWS``); on a GPU, kernels
-        may round otherwise for other batches, and two tokens that are as likely to the last bit may change places.
+        ``temperature`` 0 takes the likeliest token, ``top_p`` below 1 leaves unlikely ones out. Otherwise draws depend on the
+        seed, the prompt and ``Row.sample`` alone: two rows of one prompt that differ in what is pushed get equal draws, so that
+        what differs between their texts is the push. On a CPU a row's text does not depend on what is beside it (see
+        ``turning.ROWS``); on a GPU, kernels may round otherwise for other batches, and two tokens that are as likely to the
+        last bit may change places.
         """
         texts = [""] * len(rows)
         check_sampling(temperature, top_p)

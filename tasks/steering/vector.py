@@ -100,7 +100,7 @@ def _in_the_models_units(norm: FittedNorm, part_1D: Tensor, hookpoint: str) -> t
     kind = norm.norm.payload()["kind"]
     if kind not in _SCALES:
         raise SpecError(
-            f"hookpoint = {hookpoint!r}, where the norm {kind} has a scale for each token that a plain vector does not know; share the recipe"
+            f"hookpoint = {hookpoint!r}, where the norm {kind} has a scale for each token that no plain vector knows; share the recipe"
         )
     return part_1D[0], _SCALES[kind](norm.norm)
 

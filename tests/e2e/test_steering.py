@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from flows.console import clean
 from flows.steer import wish_in
 from flows.steered import Models
 from flows.wishes import Wish, recipe_of
+from tasks.inspection.known import NOTHING
 from tasks.lms.hf import HF
 from tasks.provide import ProvideSpec, provide
 from tasks.spec import Runtime, SpecError
@@ -31,7 +33,8 @@ def built(tmp_path_factory) -> Path:
     """Two SAEs of one model, of which the windows are there."""
     folder = tmp_path_factory.mktemp("steering")
     asked = [*overrides(folder), "train.n_tokens=8000", "capture.n_shards=1", "capture.hookpoints=[layers.0,layers.1]"]
-    assert main(["run", *asked, "explain.latents=0:20", "score.latents=0:1", "runtime.mode=inline", f"backend.root={folder / 'store'}"]) == 0
+    asked += ["explain.latents=0:20", "score.latents=0:1", "runtime.mode=inline", f"backend.root={folder / 'store'}"]
+    assert main(["run", *asked]) == 0
     return folder
 
 
@@ -122,7 +125,8 @@ def test_a_live_terminal_gets_two_columns_with_the_heat_of_tokens(store, saes, m
     recipe = recipe_of(store, saes[:1], [Wish(i, 0.0) for i in range(128)], [PROMPTS[0], HOSTILE], n_tokens=8, temperature=0.0)
     opened = Models(store, Runtime(mode="inline", device="cpu")).open(recipe)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr("rich.console.Console", lambda **options: Console(**options | {"width": 100}, force_terminal=True, color_system="truecolor"))
+    colours = {"width": 100, "force_terminal": True, "color_system": "truecolor"}
+    monkeypatch.setattr("rich.console.Console", lambda **options: Console(**options | colours))
     text.show(opened, ("default", "steered"))
     shown = capsys.readouterr().out
     assert "steered" in shown and "48;2;" in shown and "\x1b]0;own" not in shown and "\u202e" not in shown
@@ -165,7 +169,8 @@ def test_flags_change_a_recipe(saint, saes, tmp_path):
     her = tmp_path / "her.json"
     saint(saes[0], PROMPTS[0], "--latent", "3=30", "--latent", "4=1", "--tokens", "5", "--save", str(her), "--quiet")
     mine = tmp_path / "mine.json"
-    code, out, err = saint("--recipe", str(her), "Another", "--latent", "3=ablate", "--latent", f"{saes[1]}:1=2", "--seed", "9", "--save", str(mine), "--quiet")
+    more = ["--latent", "3=ablate", "--latent", f"{saes[1]}:1=2", "--seed", "9"]
+    code, out, err = saint("--recipe", str(her), "Another", *more, "--save", str(mine), "--quiet")
     assert code == 0 and out == "", err
     one, other = SteeringRecipe.load(her), SteeringRecipe.load(mine)
     assert [(p.latent, p.mode) for p in other.pushes] == [(4, "add"), (3, "ablate"), (1, "add")]
@@ -173,12 +178,11 @@ def test_flags_change_a_recipe(saint, saes, tmp_path):
 
 
 def test_the_largest_activation_comes_of_what_was_encoded_where_nothing_was_mined(saint, saes, store, monkeypatch):
-    import flows.wishes as wishes
-    from flows.belongings import said_of, sae_named
+    from flows import wishes
+    from flows.belongings import sae_named, said_of
 
     known = said_of(store, sae_named(store, saes[0])).known([3])[3].largest
-    nothing = lambda *_: type("Said", (), {"known": lambda self, latents: {i: type("K", (), {"largest": None, "label": ""})() for i in latents}})()  # noqa: E731
-    monkeypatch.setattr(wishes, "said_of", nothing)
+    monkeypatch.setattr(wishes, "said_of", lambda *_: SimpleNamespace(known=lambda latents: dict.fromkeys(latents, NOTHING)))
     (push,) = recipe_of(store, saes[:1], [Wish(3, 2.0)], ["a"]).pushes
     assert push.largest == pytest.approx(known, rel=1e-6)
     monkeypatch.setattr(wishes, "manifests", lambda *_: [])
@@ -220,10 +224,10 @@ def test_other_weights_or_another_model_are_refused(saes, store, tmp_path):
     recipe = recipe_of(store, saes[:1], [Wish(3, 2.0)], ["a"])
     body = recipe.model_dump(mode="json")
     other = body | {"saes": [body["saes"][0] | {"digest": "0" * 64}]}
-    with pytest.raises(SpecError, match="its weights here have the digest .*, not 000000000000..., so that its latents mean something else"):
+    with pytest.raises(SpecError, match="its weights here have digest .*, not 000000000000..., so that its latents"):
         load_recipe(other, store)
     other = make(provide(ProvideSpec(lm=HF(path=str(write_model(tmp_path / "model", seed=1))).pinned())), store).artifact
-    with pytest.raises(SpecError, match=f"recipe.lm = 'other' .{other}., but {saes[0]} is an SAE of lm/.* here; a recipe is of one language model"):
+    with pytest.raises(SpecError, match=f"recipe.lm = 'other' .{other}., but {saes[0]} is an SAE of lm/.* here; a recipe is of one"):
         load_recipe(body | {"lm": {"artifact": f"{other.stage}/{other.key}", "name": "other"}}, store)
 
 
@@ -255,6 +259,7 @@ def test_a_steered_model_of_plain_transformers_in_a_with_block(saes, store):
 
 
 def test_vector_and_patch_are_written_beside_the_texts(saint, saes, tmp_path):
-    code, _, err = saint(saes[0], "The cat", "--latent", "3=30", "--quiet", "--patch", str(tmp_path / "it.py"), "--vector", str(tmp_path / "v.safetensors"))
+    files = ["--patch", str(tmp_path / "it.py"), "--vector", str(tmp_path / "v.safetensors")]
+    code, _, err = saint(saes[0], "The cat", "--latent", "3=30", "--quiet", *files)
     assert code == 0 and sorted(p.name for p in tmp_path.iterdir()) == ["it.py", "it.safetensors", "v.safetensors"]
     assert err.count("written: ") == 3

@@ -68,8 +68,8 @@ def several(lm) -> Subject:
 
 def pushes_of(mode: str) -> tuple[Push, ...]:
     """Two latents of every SAE."""
-    found = [Push(i + 3 * j, -3.0 if i else 4.0, 2.0, mode, name) for j, name in enumerate(["topk", "jump", "again", "trans", "cross"]) for i in (0, 9)]
-    return tuple(found)
+    names = enumerate(["topk", "jump", "again", "trans", "cross"])
+    return tuple(Push(i + 3 * j, -3.0 if i else 4.0, 2.0, mode, name) for j, name in names for i in (0, 9))
 
 
 def mixed() -> tuple[Push, ...]:
@@ -124,7 +124,8 @@ def test_a_latent_that_is_not_chosen_even_when_its_bias_is_raised_changes_nothin
 def test_differences_of_latents_are_those_of_dense_rows():
     draw = torch.Generator().manual_seed(0)
     kind = type(subjects.world().sae.sae.encode(torch.zeros(1, subjects.D)))
-    one, other = (kind(torch.stack([torch.randperm(9, generator=draw)[:4] for _ in range(50)]), torch.rand(50, 4, generator=draw)) for _ in "ab")
+    index = [torch.stack([torch.randperm(9, generator=draw)[:4] for _ in range(50)]) for _ in "ab"]
+    one, other = (kind(each, torch.rand(50, 4, generator=draw)) for each in index)
     one.value_BK[:, 3] = 0  # padding, which names any latent
     other.value_BK[::2, 2] = 0
 
@@ -251,7 +252,8 @@ def test_activations_on_the_way_are_those_of_reading_the_text_again_and_growth_i
         if plain.text.isprintable() and not plain.token_ids.count(0):
             (again,) = fired(several, [text], [3])  # of the prompt, in the way that scorers measure
             np.testing.assert_allclose(plain.activation_TL[1 : len(plain.row.prompt.token_id), 3], again.value_TL[:, 0], atol=1e-4)
-    (x,) = several.lm.activations(torch.from_numpy(prompts[0].token_id)[None], torch.ones(1, len(prompts[0].token_id)), ["layers.1"])["layers.1"]
+    ids = torch.from_numpy(prompts[0].token_id)[None]
+    (x,) = several.lm.activations(ids, torch.ones_like(ids), ["layers.1"])["layers.1"]
     (edit,) = (steering := Steering(several.saes, [Row(prompts[0], pushes[1:])], watched=())).at(0)
     edited = edit.change(x[None])[0]
     torch.testing.assert_close(steering.measured()[1][0], edited.norm(dim=1) / x.norm(dim=1))

@@ -16,7 +16,6 @@ from artifacts.store import Store
 from tasks.kinds import decode
 from tasks.lm.language_model import LanguageModel
 from tasks.lms.hf import HF
-from tasks.norms._sites import SiteNorms
 from tasks.norms.base import FittedNorm
 from tasks.provide import ProvideSpec, provide
 from tasks.saes.topk import TopK
@@ -163,7 +162,8 @@ def test_a_vector_says_where_it_belongs_in_one_entry(world, tmp_path):
         direction = file.get_tensor("layers.1")
     plan = json.loads(entry)
     assert plan["name"] == "a dog" and plan["special_token_ids"] == [0] and plan["positions"] == "all"
-    assert plan["entries"] == [{"tensor": "layers.1", "hookpoint": "layers.1", "layer": 1, "module": "model.layers.1", "at": "output", "scale": None}]
+    where = {"hookpoint": "layers.1", "layer": 1, "module": "model.layers.1", "at": "output"}
+    assert plan["entries"] == [{"tensor": "layers.1", "scale": None, **where}]
     torch.testing.assert_close(direction, 6 * 1.7 * subject.sae.W_dec_ND[5])
 
 
@@ -183,9 +183,10 @@ def test_the_patch_needs_no_saint(world, tmp_path):
     subject = Subject(world[0], sae("layers.1", "rms"))
     code, _ = save_patch(subject, [Push(5, 40.0)], tmp_path / "dog.py")
     assert not any(f"{word} {name}" in CODE.read_text() for word in ("import", "from") for name in ("tasks", "flows", "artifacts"))
-    hide = "import sys; sys.meta_path.insert(0, type('No', (), {'find_spec': staticmethod(lambda n, *a: exec('raise ImportError(n)') if n.split('.')[0] in ('tasks', 'flows', 'artifacts') else None)})); "
-    run = f"import runpy; sys.argv = ['dog.py', {str(world[1])!r}, 'The cat', '--tokens', '5']; runpy.run_path({str(code)!r}, run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", hide + run], capture_output=True, text=True, timeout=120, cwd=Path(tmp_path))
+    hide = "import sys; sys.modules |= dict.fromkeys(('tasks', 'flows', 'artifacts')); sys.argv = sys.argv[1:]; "
+    run = "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+    given = [str(code), str(world[1]), "The cat", "--tokens", "5"]
+    done = subprocess.run([sys.executable, "-c", hide + run, *given], capture_output=True, text=True, timeout=120, cwd=Path(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     default, steered = done.stdout.split("steered: ")
     rows = [Row(subject.prompts(["The cat"])[0], own) for own in ((), (Push(5, 40.0),))]
