@@ -3,10 +3,9 @@
     from flows.api import open_sae
     sae = open_sae("train/3f2a")                        # an SAE that was trained here, or imported (adopt/...)
     sae.inspect("Once upon a time")                     # a page in a notebook; tables and tensors underneath
-    with sae.steering({17: 4.0}) as model:              # a model of transformers, for the time of the block
-        model.generate(...)
 
-A steering recipe (``saint steer --save her.json``) is ``load_recipe("her.json").run().steered``.
+``with sae.steering({17: 4.0}) as model`` is the model of transformers itself, steered for the time of the block. A steering recipe
+(``saint steer --save her.json``) says ``load_recipe("her.json").run().steered``.
 
 The language model is opened when it is first needed, the store's labels and scores when they are first asked for.
 """
