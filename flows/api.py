@@ -4,12 +4,16 @@
     sae = open_sae("train/3f2a")                        # an SAE that was trained here, or imported (adopt/...)
     sae.inspect("Once upon a time")                     # a page in a notebook; tables and tensors underneath
 
+``with sae.steering({17: 4.0}) as model`` is the model of transformers itself, steered for the time of the block. A steering recipe
+(``saint steer --save her.json``) says ``load_recipe("her.json").run().steered``.
+
 The language model is opened when it is first needed, the store's labels and scores when they are first asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +26,7 @@ from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
 from flows.places import store_at
+from flows.steered import load_recipe
 from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
@@ -31,9 +36,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.lm.lens import Pushed
-    from tasks.steering.push import Positions
+    from tasks.steering.push import Mode, Positions, Push
     from tasks.steering.subject import Subject
     from tasks.trained import TrainedSAE
+
+__all__ = ["Encoded", "OpenSAE", "load_recipe", "open_sae"]
 
 
 def open_sae(
@@ -237,26 +244,49 @@ class OpenSAE:
         n_tokens: int = 40,
         *,
         unit: Literal["activation", "largest"] = "activation",
+        mode: Mode = "add",
         temperature: float = 1.0,
+        top_p: float = 1.0,
         seed: int = 0,
         positions: Positions = "all",
     ) -> str | list[str]:
         """The text that follows a prompt, or each of several, with some latents turned: ``{17: 4.0}`` adds 4 to latent 17.
 
         ``unit`` ``activation`` counts in the latents' own activations, as ``inspect`` shows them; ``largest`` in multiples of
-        the largest one that mining saw. Without latents, ``{}``, it is what the model itself says with the same draws.
+        the largest one that mining saw. ``mode`` says how it is turned: added to, clamped, ablated, or biased before the encoder
+        chooses (``tasks.steering.push.Mode``). Without latents, ``{}``, it is what the model itself says with the same draws.
         Raises ``SpecError`` for a latent there is none of, or whose largest activation nobody knows.
         """
         from tasks.inspection.looking import contexts_of
-        from tasks.steering.push import Push, Row
+        from tasks.steering.push import Row
 
-        subject = self.subject
+        subject, pushes = self.subject, self._pushes(turned, unit, mode)
         several = [prompts] if isinstance(prompts, str) else list(prompts)
-        largest = {latent: 1.0 for latent in turned} if unit == "activation" else self._largest(turned)
-        pushes = tuple(Push(latent, strength, largest[latent]) for latent, strength in turned.items())
         rows = [Row(context, pushes) for context in contexts_of(subject, several)]
-        found = subject.continuations(rows, n_tokens, temperature=temperature, seed=seed, positions=positions)
+        found = subject.continuations(rows, n_tokens, temperature=temperature, top_p=top_p, seed=seed, positions=positions)
         return found[0] if isinstance(prompts, str) else found
+
+    def steering(
+        self,
+        turned: Mapping[int, float],
+        *,
+        unit: Literal["activation", "largest"] = "activation",
+        mode: Mode = "add",
+        positions: Positions = "all",
+    ) -> AbstractContextManager[Any]:
+        """The model of transformers itself, steered for the time of a block: ``with sae.steering({17: 4.0}) as model``.
+
+        Every row of every call is pushed, whoever makes it, and other threads wait; ``turned`` is as for ``steer``.
+        """
+        from tasks.steering.holding import holding
+
+        return holding(self.subject, self._pushes(turned, unit, mode), positions)
+
+    def _pushes(self, turned: Mapping[int, float], unit: str, mode: Mode) -> tuple[Push, ...]:
+        from tasks.steering.push import Push
+
+        largest = {latent: 1.0 for latent in turned} if unit == "activation" else self._largest(turned)
+        return tuple(Push(latent, strength, largest[latent], mode) for latent, strength in turned.items())
 
     def _largest(self, latents: Iterable[int]) -> dict[int, float]:
         from tasks.steering.push import check_latents

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
-from flows import inspecting, lab, looking, porting, studying, surveying
+from flows import inspecting, lab, looking, porting, steer, studying, surveying
 from flows.console import clean, print_json
 from flows.looking import parsed
 from flows.server import ServerFailed
@@ -25,6 +25,7 @@ ABOUT = {
     "plan": "what a run would find and make: tokens, bytes, seconds, dollars; does nothing",
     **studying.ABOUT,
     **inspecting.ABOUT,
+    **steer.ABOUT,
     **surveying.ABOUT,
     **launch.ABOUT,
     **porting.ABOUT,
@@ -47,6 +48,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint explain train/3f2a explainer=default client=anthropic_batch latents=0:100
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
+  saint steer train/3f2a "Once upon a time" --latent 17=4 --save her.json; saint steer --recipe her.json
   saint survey train/3f2a with=train/9b1c
   saint ui --open
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
@@ -213,7 +215,9 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 
 _COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
-_COMMANDS |= {name: getattr(module, name) for module in (studying, inspecting, surveying, launch) for name in module.ABOUT}
+_COMMANDS |= {
+    name: getattr(module, name) for module in (studying, inspecting, steer, surveying, launch) for name in module.ABOUT
+}
 _COMMANDS |= porting.COMMANDS
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 

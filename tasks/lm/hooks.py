@@ -30,10 +30,15 @@ _INPUTS = ("z", "resid_mid", "mlp_in", "mlp_act")
 def hooked(module: Any, edit: Edit) -> Any:
     """Put an edit where its hookpoint is: at the output of a module, or at its input. Returns what takes it away again."""
     at = Hookpoint.parse(edit.hookpoint)
-    if at.layer < 0 or at.site in _INPUTS:
+    if reads_input(at):
         hook = _on_input(edit.change, in_place=at.site == "resid_mid")
         return module.register_forward_pre_hook(hook, with_kwargs=True)
     return module.register_forward_hook(_on_output(edit.change))
+
+
+def reads_input(at: Hookpoint) -> bool:
+    """Whether a hookpoint is the input of its module, not the output."""
+    return at.layer < 0 or at.site in _INPUTS
 
 
 def _on_output(change: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:

@@ -101,7 +101,7 @@ class LanguageModel:
 
     def d_at(self, hookpoint: str) -> int:
         """Width of the activations at a hookpoint. Raises ``SpecError`` where this model has no such place."""
-        module, at = self._place(hookpoint), Hookpoint.parse(hookpoint)
+        module, at = self.place(hookpoint), Hookpoint.parse(hookpoint)
         return widths_of(module)[0] if at.site in ("z", "mlp_act") else self.d_model
 
     def output_weight(self, hookpoint: str) -> Tensor | None:
@@ -114,14 +114,14 @@ class LanguageModel:
             raise SpecError(f"{hookpoint} is what an MLP reads, but no one matrix takes it to the residual stream")
         if at.site not in ("z", "mlp_act"):
             return None
-        module, block = self._place(hookpoint), self.blocks[at.layer]
+        module, block = self.place(hookpoint), self.blocks[at.layer]
         weight = module.weight.float()
         weight = weight.T if isinstance(module, transformers.pytorch_utils.Conv1D) else weight
         after = (self.family.attn if at.site == "z" else self.family.mlp)(block)
         gain = gain_of(after)
         return weight if gain is None else gain[:, None] * weight
 
-    def _place(self, hookpoint: str) -> Any:
+    def place(self, hookpoint: str) -> Any:
         """The module that a hookpoint is the output or the input of."""
         at = Hookpoint.parse(hookpoint)
         at.check(self.n_layers, self.name)
@@ -141,13 +141,13 @@ class LanguageModel:
             raise SpecError(f"capture.hookpoint = {hookpoint!r}, but in {self.name} the block {error}") from None
 
     @contextmanager
-    def _hooked(self, edits: Sequence[Edit]) -> Iterator[None]:
-        """Run the functions of some edits at their hookpoints for the time of the block."""
+    def edited(self, edits: Sequence[Edit]) -> Iterator[None]:
+        """Run the functions of some edits at their hookpoints for the time of the block, in which the model is this thread's."""
         handles = []
         self._lock.acquire()
         try:
             for edit in edits:
-                handles.append(hooked(self._place(edit.hookpoint), edit))
+                handles.append(hooked(self.place(edit.hookpoint), edit))
             yield
         finally:
             for handle in handles:
@@ -170,7 +170,7 @@ class LanguageModel:
 
             return function
 
-        with torch.inference_mode(), self._hooked([Edit(h, keep(h)) for h in set(hookpoints)]):
+        with torch.inference_mode(), self.edited([Edit(h, keep(h)) for h in set(hookpoints)]):
             try:
                 self.model.base_model(
                     input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
@@ -182,7 +182,7 @@ class LanguageModel:
     def logits(self, token_BT: Tensor, mask_BT: Tensor, *edits: Edit) -> Tensor:
         """Logits_BTV, with activations edited on the way where asked for. Needs all layers."""
         self._check_whole()
-        with torch.inference_mode(), self._hooked(edits):
+        with torch.inference_mode(), self.edited(edits):
             return self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
@@ -205,7 +205,7 @@ class LanguageModel:
 
             return function
 
-        with torch.enable_grad(), self._hooked([Edit(h, pushed(h)) for h in hookpoints]):
+        with torch.enable_grad(), self.edited([Edit(h, pushed(h)) for h in hookpoints]):
             logits = self.model(
                 input_ids=token_BT.to(self.device), attention_mask=mask_BT.long().to(self.device), use_cache=False
             ).logits
@@ -244,7 +244,7 @@ class LanguageModel:
         # the unembedding of all positions is most of a pass over a short text
         more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
         more |= {} if past is None else {"past_key_values": past}
-        with torch.inference_mode(), self._hooked(edits):
+        with torch.inference_mode(), self.edited(edits):
             out = self.model(input_ids=token_BT.to(self.device), use_cache=use_cache, **more)
         return out.logits[:, -1], getattr(out, "past_key_values", None)
 

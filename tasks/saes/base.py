@@ -112,6 +112,9 @@ class SAE(ABC):
     SCALE_WITH_ROWS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_enc_N")
     """Tensors that are multiplied by the norm of a latent's decoder row when that row is brought to length 1."""
 
+    BIASES: ClassVar[tuple[str, ...]] = ("b_enc_N",)
+    """Tensors that raise a latent's pre-activation, and nothing else."""
+
     UNIT_ROWS: ClassVar[bool] = True
     """Whether training keeps decoder rows at length 1. Kinds that leave them free weigh a latent's penalty by the length of
     its row; they are brought to length 1 once, when training ends (``with_unit_rows``)."""
@@ -250,6 +253,15 @@ class SAE(ABC):
             self.W_enc_ND[latent_n] = unit_nD * (self.W_enc_ND.norm(dim=-1).mean() / 5)
             if self.d_out == self.d_in:
                 self.W_dec_ND[latent_n] = unit_nD * self.W_dec_ND.norm(dim=-1).mean()
+
+    def raised(self, by: Mapping[int, float]) -> SAE:
+        """The same dictionary with some latents' pre-activations higher, in units of their activations; it shares other weights."""
+        weights = self.weights()
+        latents = list(by)
+        for name in self.BIASES:
+            weights[name] = weights[name].clone()
+            weights[name][latents] += torch.tensor([by[i] for i in latents]).to(weights[name])
+        return type(self)(self.spec, weights)
 
     def to(self, device: Any = None, dtype: Any = None) -> SAE:
         """Move or convert all weights in place; returns self."""

@@ -44,6 +44,7 @@ class GatedSAE(SAE):
     """The dictionary of a ``Gated`` spec."""
 
     TENSORS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "W_dec_ND", "b_dec_D", "b_gate_N", "b_mag_N", "r_mag_N")
+    BIASES: ClassVar[tuple[str, ...]] = ("b_gate_N", "b_mag_N")
     SCALE_WITH_ROWS: ClassVar[tuple[str, ...]] = ("W_enc_ND", "b_gate_N", "b_mag_N")
     EQUATION: ClassVar[str] = "(z @ W_enc.T + b_gate > 0) * relu(z @ W_enc.T * exp(r_mag) + b_mag)"
 

@@ -12,12 +12,11 @@ from tasks.lazy import np, torch
 from tasks.lm.buckets import batches
 from tasks.lm.contexts import of_texts
 from tasks.steering.push import check_latents
+from tasks.steering.turning import columns
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from tasks.saes.base import Latents
     from tasks.steering.subject import Subject
 
 
@@ -59,12 +58,3 @@ def fired(subject: Subject, texts: Sequence[str], latents: Sequence[int], contex
         for i, start, end in zip(batch.members, [0, *ends], ends, strict=False):
             found[spoken[i]].value_TL[:] = value_BL[start:end]
     return found
-
-
-def columns(rows: Latents, column_N: Tensor, n: int) -> Tensor:
-    """value_BL of the latents that ``column_N`` gives a column; -1 stands for latents that are not asked about."""
-    column_BK = column_N[rows.index_BK]
-    value_BL = rows.value_BK.new_zeros(len(column_BK), n + 1, dtype=torch.float32)
-    # added, not put: padding has value 0 and may name a latent that is active too
-    value_BL.scatter_add_(1, torch.where(column_BK < 0, n, column_BK), rows.value_BK.float() * (column_BK >= 0))
-    return value_BL[:, :n]

@@ -1,4 +1,4 @@
-"""The subject of an experiment: a language model, and an SAE at one of its hookpoints.
+"""The subject of an experiment: a language model, and SAEs at some of its hookpoints.
 
 Rows of one call may differ in what is pushed, the untouched model among them, so that it and what is made of it are
 seen side by side in one pass. Shapes: R rows as given, B rows of a batch, T tokens, V vocabulary.
@@ -6,27 +6,24 @@ seen side by side in one pass. Shapes: R rows as given, B rows of a batch, T tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from tasks.lazy import F, np, torch
 from tasks.lm.contexts import Context, of_texts
 from tasks.spec import Runtime, SpecError
-from tasks.steering.push import Positions, Row, Steering
+from tasks.steering.push import Positions, Row, Steering, Watched
 from tasks.steering.sampling import Draws
+from tasks.steering.turning import ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from artifacts.store import Opened
     from tasks.lm.language_model import LanguageModel
+    from tasks.steering.writing import Writing
     from tasks.trained import TrainedSAE
-
-_ROWS = 8
-"""A CPU's batches are filled up to a multiple of it. The last few rows of a matrix product take another path, and round
-otherwise; so filled up, a row comes out the same, bit for bit, however many others are beside it (seen with MKL on
-GPT-2, GPT-NeoX and Llama with 1 to 4 threads; with more, some sizes differ in the last bit)."""
 
 _MAX_LOGITS = 2**26
 """Numbers in one batch of logits."""
@@ -34,12 +31,20 @@ _MAX_LOGITS = 2**26
 
 @dataclass
 class Subject:
-    """Both of them, opened, on one device."""
+    """All of them, opened, on one device."""
 
     lm: LanguageModel
     sae: TrainedSAE
     batch_tokens: int = 8192
     """Tokens of a batch at most, those to be generated among them."""
+
+    others: Mapping[str, TrainedSAE] = field(default_factory=dict)
+    """Further SAEs, wherever they stand in the model, by the name that ``Push.sae`` gives."""
+
+    @property
+    def saes(self) -> dict[str, TrainedSAE]:
+        """All of them by name; the first one's is empty."""
+        return {"": self.sae, **self.others}
 
     @staticmethod
     def open(lm: Opened, sae: Opened, runtime: Runtime, dtype: str = "float32") -> Subject:
@@ -67,7 +72,7 @@ class Subject:
     def next_log_probs(self, rows: Sequence[Row], positions: Positions = "all") -> Tensor:
         """Natural logarithms of the probabilities of the token after each row: float32 RV, on the model's device."""
         found: Tensor | None = None
-        for members, token_BT, steering in self._batches(rows, positions, 0):
+        for members, token_BT, steering in self.batches(rows, positions, 0):
             log_p = F.log_softmax(self.lm.next_logits(token_BT, *steering.at(0)).float(), -1)[: len(members)]
             if found is None:
                 found = log_p.new_empty(len(rows), log_p.shape[1])
@@ -80,20 +85,25 @@ class Subject:
         n_tokens: int,
         *,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         seed: int = 0,
         positions: Positions = "all",
     ) -> list[str]:
         """The text that follows each row's prompt: ``n_tokens`` tokens, or up to the end of a text if that comes first.
 
-        ``temperature`` 0 takes the likeliest token. Otherwise draws depend on the seed, the prompt and ``Row.sample``
-        alone: two rows of one prompt that differ in what is pushed get equal draws, so that what differs between their
-        texts is the push. On a CPU a row's text does not depend on what is beside it (see ``_ROWS``); on a GPU, kernels
-        may round otherwise for other batches, and two tokens that are as likely to the last bit may change places.
+        ``temperature`` 0 takes the likeliest token, ``top_p`` below 1 leaves unlikely ones out. Otherwise draws depend on the
+        seed, the prompt and ``Row.sample`` alone: two rows of one prompt that differ in what is pushed get equal draws, so that
+        what differs between their texts is the push. On a CPU a row's text does not depend on what is beside it (see
+        ``turning.ROWS``); on a GPU, kernels may round otherwise for other batches, and two tokens that are as likely to the
+        last bit may change places.
         """
         texts = [""] * len(rows)
-        for members, token_BT, steering in self._batches(rows, positions, n_tokens):
+        check_sampling(temperature, top_p)
+        for members, token_BT, steering in self.batches(rows, positions, n_tokens):
             ids: list[list[int]] = [[] for _ in members]
-            for step in self._steps([rows[i] for i in members], token_BT, steering, n_tokens, temperature, seed):
+            keys = self.keys([rows[i] for i in members], seed)
+            draws = Draws(keys, len(token_BT), temperature, top_p)
+            for step in self.steps(len(members), token_BT, steering, n_tokens, draws):
                 for held, token in zip(ids, step, strict=True):
                     if token is not None:
                         held.append(token)
@@ -101,24 +111,31 @@ class Subject:
                 texts[i] = self.text_after(rows[i].prompt, held)
         return texts
 
-    def stream(
+    def stream(self, rows: Sequence[Row], n_tokens: int, **options: Any) -> Iterator[tuple[int | None, ...]]:
+        """The same token by token: one per row at each step, None for a row whose text has ended. See ``write``."""
+        yield from self.write(rows, n_tokens, **options)
+
+    def write(
         self,
         rows: Sequence[Row],
         n_tokens: int,
         *,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         seed: int = 0,
         positions: Positions = "all",
-    ) -> Iterator[tuple[int | None, ...]]:
-        """The same token by token: one per row at each step, None for a row whose text has ended.
+        watched: Sequence[Watched] | None = None,
+    ) -> Writing:
+        """The texts of ``continuations`` as they come to be: iterate for a token of each row, and look at ``Writing.rows``.
 
-        Prompts are of one length. Between two steps the model is free for other threads. Raises ``SpecError``.
+        All rows go on together, whatever the lengths of their prompts. Between two steps the model is free for other
+        threads. ``watched`` also measures, on the way, how much the pushed activations grow and how active these latents
+        are; it changes no text.
         """
-        lengths = sorted({len(row.prompt.token_id) for row in rows})
-        if len(lengths) > 1:
-            raise SpecError(f"prompts of {lengths} tokens, but a stream's are of one length; stream each length by itself")
-        for members, token_BT, steering in self._batches(rows, positions, n_tokens, whole=True):
-            yield from self._steps([rows[i] for i in members], token_BT, steering, n_tokens, temperature, seed)
+        from tasks.steering.writing import Writing
+
+        check_sampling(temperature, top_p)
+        return Writing(self, rows, n_tokens, temperature, top_p, seed, positions, watched)
 
     def text_after(self, prompt: Context, token_ids: Sequence[int]) -> str:
         """Text of tokens that follow a prompt; spaces at the seam are kept."""
@@ -128,22 +145,40 @@ class Subject:
         whole = decode([*prompt.token_id.tolist(), *token_ids], **options)
         return whole[len(head) :] if whole.startswith(head) else decode(list(token_ids), **options)
 
-    def _steps(
-        self, rows: Sequence[Row], token_BT: Tensor, steering: Steering, n_tokens: int, temperature: float, seed: int
-    ) -> Iterator[tuple[int | None, ...]]:
-        draws = Draws([f"{seed}/{row.sample}/{row.prompt.token_id.tolist()}" for row in rows], len(token_BT), temperature)
-        ends, over = self.lm.eos_token_ids, [False] * len(rows)
+    def keys(self, rows: Sequence[Row], seed: int) -> list[str]:
+        """What names each row's draws."""
+        return [f"{seed}/{row.sample}/{row.prompt.token_id.tolist()}" for row in rows]
+
+    def steps(
+        self, n_rows: int, token_BT: Tensor, steering: Steering, n_tokens: int, draws: Draws,
+        passed: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[int | None, ...]]:  # fmt: skip
+        """The next tokens of the first ``n_rows`` rows of a batch, until all have ended.
+
+        ``passed`` is called after each pass of the model, and after one more, which reads the last token.
+        """
+        ends, over = self.lm.eos_token_ids, [False] * n_rows
         room = self.lm.context_length
         n_tokens = n_tokens if room is None else min(n_tokens, room - token_BT.shape[1])
-        for token_B in self.lm.generate(token_BT, n_tokens, draws.choose, steering.at):
-            tokens = token_B[: len(rows)].tolist()
+        more = int(passed is not None and n_tokens > 0)
+        for i, token_B in enumerate(self.lm.generate(token_BT, n_tokens + more, draws.choose, steering.at)):
+            if passed is not None:
+                passed()
+            if i == n_tokens:
+                return
+            tokens = token_B[:n_rows].tolist()
             over = [was or token in ends for was, token in zip(over, tokens, strict=True)]
             if all(over):
                 return
             yield tuple(None if done else token for done, token in zip(over, tokens, strict=True))
 
-    def _batches(
-        self, rows: Sequence[Row], positions: Positions, n_more: int, whole: bool = False
+    def batches(
+        self,
+        rows: Sequence[Row],
+        positions: Positions,
+        n_more: int,
+        whole: bool = False,
+        watched: Sequence[Watched] | None = None,
     ) -> Iterator[tuple[list[int], Tensor, Steering]]:
         """Rows of one length: their places in ``rows``, their tokens (filled up with repeats), and their edits."""
         lengths: dict[int, list[int]] = {}
@@ -154,6 +189,16 @@ class Subject:
             size = max(1, min(self.batch_tokens // (length + n_more), _MAX_LOGITS // vocab_size))
             for start in range(0, len(members), len(members) if whole else size):
                 part = members[start:] if whole else members[start : start + size]
-                fill = -len(part) % _ROWS if self.lm.device == "cpu" else 0
+                fill = -len(part) % ROWS if self.lm.device == "cpu" else 0
                 token = np.stack([rows[i].prompt.token_id for i in [*part, *part[:1] * fill]])
-                yield part, torch.from_numpy(token), Steering(self.sae, [rows[i] for i in part], positions)
+                # those that fill are not pushed, but read
+                own = [rows[i] for i in part] + [Row(rows[part[0]].prompt)] * fill
+                yield part, torch.from_numpy(token), Steering(self.saes, own, positions, watched)
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise ``SpecError`` for what no token can be drawn with."""
+    if not 0 <= temperature < float("inf"):
+        raise SpecError(f"temperature = {temperature}, but it is 0 or more; use 0 for the likeliest token, 1 for the model's own odds")
+    if not 0 < top_p <= 1:
+        raise SpecError(f"top_p = {top_p}, but it is a share of the probability, above 0 and at most 1; use 1 to leave nothing out")

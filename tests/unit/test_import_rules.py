@@ -61,8 +61,14 @@ PREFECT = {"interpret.py", "pool.py", "crew.py", "deploy.py"}
 """The modules that are Prefect's side of SAINT: imported only where a run needs a server."""
 
 
+COPIED = {ROOT / "tasks/steering/standalone.py"}
+"""Files that are handed out, and imported by nobody here."""
+
+
 @pytest.mark.parametrize("path", modules("flows", "tasks", "artifacts"), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_no_module_imports_a_heavy_library_at_its_top(path):
+    if path in COPIED:
+        return
     allowed = {"prefect"} if path.parent.name == "flows" and path.name in PREFECT else set()
     assert not imports(path, top_level_only=True) & HEAVY - allowed
 

@@ -199,11 +199,9 @@ def test_a_text_ends_where_the_model_ends_it_and_at_the_end_of_its_context():
         head[eos] = before
 
 
-def test_streams_are_of_one_length_and_latents_of_this_sae(small):
+def test_latents_are_of_this_sae_and_a_prompt_has_a_beginning(small):
     subject = small[0]
-    prompts = subject.prompts(["The", "The old man"])
-    with pytest.raises(SpecError, match=r"prompts of \[\d, \d\] tokens, but a stream's are of one length"):
-        next(subject.stream([Row(p) for p in prompts], 3))
+    prompts = subject.prompts(["The"])
     with pytest.raises(SpecError, match="latent = 64, but the SAE has latents 0 to 63"):
         subject.next_log_probs([Row(prompts[0], (Push(64, 1.0),))])
     assert len(subject.prompts([""])[0].token_id) == 1  # BOS alone is a beginning

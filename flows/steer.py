@@ -1,0 +1,172 @@
+"""The command ``steer``: what a model says by itself and when some latents are turned, side by side; recipes and vectors to share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.console import print_json
+from tasks.spec import SpecError
+
+if TYPE_CHECKING:
+    from artifacts.store import Store
+    from flows.steered import OpenRecipe
+    from flows.wishes import Wish
+    from tasks.steering.recipe import SteeringRecipe
+
+ABOUT = {
+    "steer": "what a model says by itself and with latents turned, side by side: SAE PROMPT --latent 17=4; --recipe FILE, --save FILE",
+}
+
+_LATENT = re.compile(
+    r"(?:(?P<sae>[a-z]+/[0-9a-f]+):)?(?P<latent>\d+)=(?:(?P<strength>[-+\d.eE]+)(?:x(?P<largest>[\d.eE+-]+))?(?::(?P<mode>\w+))?|(?P<alone>ablate))"
+)
+_SETTINGS = ("n_tokens", "temperature", "top_p", "seed", "positions", "dtype")
+
+
+def steer(rest: list[str], debug: bool = False) -> int:
+    flags, words, overrides = _parsed(rest)
+    from flows.config import composed
+    from flows.console import display
+    from flows.looking import store_of
+    from flows.steered import Models
+    from flows.steering_text import show
+    from tasks.devices import guarded
+    from tasks.kinds import validated
+    from tasks.spec import Runtime
+
+    store = store_of(overrides)
+    runtime = validated(Runtime, composed(overrides)["runtime"], "runtime")
+    recipe = _recipe(store, flags, words)
+    sides = (flags.only,) if flags.only else ("default", "steered")
+    opened = Models(store, runtime).open(recipe)
+    if flags.save:
+        recipe.save(flags.save)
+    with display() as progress, guarded(runtime, progress):
+        if runtime.threads:
+            from tasks.lazy import torch
+
+            torch.set_num_threads(runtime.threads)
+        written = _written(opened, flags.vector, flags.patch)
+        if flags.json:
+            print_json(opened.run(sides).json)
+        elif not flags.quiet:
+            show(opened, sides)
+    for path in [flags.save, *written] if flags.save else written:
+        print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+def _written(opened: OpenRecipe, vector: str | None, patch: str | None) -> list[Path]:
+    """Write what was asked for, for plain transformers; returns the files."""
+    from tasks.steering.vector import save_patch, save_vector
+
+    if not vector and not patch:
+        return []
+    recipe, (row, *_) = opened.recipe, opened.rows("steered")
+    about = {"positions": recipe.positions, "name": recipe.name, "latents": [push.payload() for push in recipe.pushes]}
+    found = [save_vector(opened.subject, row.pushes, Path(vector).expanduser(), **about)] if vector else []
+    return found + (save_patch(opened.subject, row.pushes, Path(patch).expanduser(), **about) if patch else [])
+
+
+def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Flags, plain words, overrides."""
+    parser = argparse.ArgumentParser(
+        prog="saint steer", description=ABOUT["steer"], allow_abbrev=False,
+        epilog="A strength counts in multiples of the latent's largest observed activation, and 0 is exactly the model as it is. Modes: "
+        "add; clamp (set to so much); ablate (set to 0); bias (raised before the encoder chooses which latents are active). "
+        "saint inspect SAE PROMPT and saint report find latents.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("words", nargs="*", metavar="SAE PROMPT", help="train/3f2a and prompts, with --recipe prompts alone; - is standard input")
+    add("--latent", action="append", default=[], metavar="[SAE:]N=STRENGTH[:MODE]",
+        help="17=4, 17=-2:clamp, train/9b:30=ablate; 17=4x2.5 gives the largest activation, too; may be given again")
+    add("--recipe", metavar="FILE", help="a recipe; other flags change it")
+    add("--save", metavar="FILE", help="write the recipe")
+    add("--vector", metavar="FILE", help="write a steering vector (safetensors), in the model's own units")
+    add("--patch", metavar="FILE.py", help="write a Python file that steers the model in plain transformers, and its vector beside it")
+    add("--only", choices=("default", "steered"), help="one of the two texts")
+    add("--chat", action="store_true", help="each prompt is a message of the user's, put as the tokenizer's chat template has it")
+    add("--system", metavar="TEXT", help="with --chat: what the model is told before")
+    add("--file", action="append", default=[], metavar="PATH", help="a file with a prompt; may be given again")
+    add("--lines", action="store_true", help="each line of a file, or of standard input, is a prompt of its own")
+    add("--tokens", type=int, dest="n_tokens", metavar="N", help="tokens of a text at most (60)")
+    add("--temperature", type=float, metavar="T", help="0 takes the likeliest token (1)")
+    add("--top-p", type=float, dest="top_p", metavar="P", help="share of the probability that tokens are drawn from (1)")
+    add("--seed", type=int, help="one for both texts (0)")
+    add("--positions", choices=("all", "last"), help="all: every token is pushed; last: from the last of the prompt on (all)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of the language model (float32)")
+    add("--explain", metavar="NAME", help="explanations to take labels from (explain/9c0d); without it each latent's newest")
+    add("--name", metavar="TEXT", help="what to call the recipe")
+    add("--json", action="store_true", help="print texts, tokens, activations and meters as JSON")
+    add("--quiet", action="store_true", help="print no text: only write files")
+    flags = parser.parse_intermixed_args(rest)
+    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
+    return flags, [word for word in flags.words if word not in overrides], overrides
+
+
+def _recipe(store: Store, flags: argparse.Namespace, words: list[str]) -> SteeringRecipe:
+    """The recipe that the command means."""
+    from flows.wishes import recipe_of
+    from tasks.kinds import validated
+    from tasks.steering.recipe import SteeringRecipe
+
+    held = SteeringRecipe.load(flags.recipe) if flags.recipe else None
+    if held is None and not words:
+        raise SpecError('saint steer, but no SAE is named; as in saint steer train/3f2a "Once upon a time" --latent 17=4')
+    prompts = _prompts(flags, words if held else words[1:])
+    settings: dict[str, Any] = {name: value for name in _SETTINGS if (value := getattr(flags, name)) is not None}
+    settings |= {"name": flags.name} if flags.name is not None else {}
+    wishes = [wish_in(text) for text in flags.latent]
+    if held is None:
+        return recipe_of(store, [words[0]], wishes, prompts, explain=flags.explain, **settings)
+    body = held.model_dump(mode="json") | settings | ({"prompts": prompts} if prompts else {})
+    if wishes:
+        first = held.saes[0].artifact
+        other = recipe_of(store, [first], wishes, prompts or ["a"], explain=flags.explain).model_dump(mode="json")
+        known = {sae["artifact"] for sae in body["saes"]}
+        body["saes"] += [sae for sae in other["saes"] if sae["artifact"] not in known]
+        new = {(push["sae"], push["latent"]) for push in other["pushes"]}
+        body["pushes"] = [push for push in body["pushes"] if (push["sae"], push["latent"]) not in new] + other["pushes"]
+    return validated(SteeringRecipe, body, "recipe")
+
+
+def _prompts(flags: argparse.Namespace, words: Sequence[str]) -> list[Any]:
+    from flows.inspecting import prompts_of
+
+    if not words and not flags.file:
+        if not flags.recipe:
+            raise SpecError('saint steer, but there is no prompt; as in saint steer train/3f2a "Once upon a time" --latent 17=4')
+        return []
+    texts = list(prompts_of(words, flags.file, flags.lines))
+    if flags.system is not None and not flags.chat:
+        raise SpecError("--system, but only a conversation has one; add --chat")
+    if not flags.chat:
+        return texts
+    before = [] if flags.system is None else [{"role": "system", "content": flags.system}]
+    return [[*before, {"role": "user", "content": text}] for text in texts]
+
+
+def wish_in(text: str) -> Wish:
+    """A latent as typed: ``17=4``, ``17=4x2.5``, ``train/9b:30=-2:clamp``, ``17=ablate``. Raises ``SpecError``."""
+    from typing import get_args
+
+    from flows.wishes import Wish
+    from tasks.steering.push import Mode
+
+    modes = get_args(Mode)
+    found = _LATENT.fullmatch(text.strip())
+    if not found:
+        raise SpecError(f"--latent {text}, but a latent is N=STRENGTH[:MODE], SAE: before another SAE's; as in 17=4, train/9b:30=-2:clamp")
+    if (mode := found["alone"] or found["mode"] or "add") not in modes:
+        raise SpecError(f"--latent {text}, but there is no mode {mode!r}; use one of {', '.join(modes)}")
+    try:
+        strength = 1.0 if found["alone"] else float(found["strength"])
+        largest = None if found["largest"] is None else float(found["largest"])
+    except ValueError:
+        raise SpecError(f"--latent {text}, but its strength is no number; as in 17=4, 17=-0.5") from None
+    return Wish(int(found["latent"]), strength, mode, largest, found["sae"])

@@ -1,0 +1,118 @@
+"""From latents as typed to a steering recipe: which SAE is meant, how strong a latent has been seen, what it was said to mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from artifacts.manifest import Manifest
+from artifacts.store import Store
+from flows.belongings import Said, lm_of, manifests, sae_named, said_of
+from flows.steered import WEIGHTS
+from tasks.kinds import validated
+from tasks.spec import SpecError
+from tasks.steering.push import Mode
+from tasks.steering.recipe import SteeringRecipe
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A latent that is to be turned."""
+
+    latent: int
+    strength: float
+    """Multiple of its largest activation."""
+
+    mode: Mode = "add"
+    largest: float | None = None
+    """Its largest activation; None: as this store has it."""
+
+    sae: str | None = None
+    """Its SAE as typed (``train/3f2a``); None: the first."""
+
+
+def recipe_of(
+    store: Store,
+    saes: Sequence[str],
+    wishes: Iterable[Wish],
+    prompts: Sequence[Any],
+    *,
+    explain: str | None = None,
+    **settings: Any,
+) -> SteeringRecipe:
+    """The recipe for some wishes. ``saes`` are names as typed, the first of them that of wishes that name none.
+
+    ``settings`` are fields of ``SteeringRecipe``: seed, temperature, top_p, n_tokens, positions, dtype, name. Raises ``SpecError``.
+    """
+    wishes = list(wishes)
+    names = list(dict.fromkeys([*saes, *(wish.sae for wish in wishes if wish.sae is not None)]))
+    found = {name: sae_named(store, name) for name in names}
+    lms = {lm_of(store, manifest): name for name, manifest in found.items()}
+    if len(lms) > 1:
+        said = ", ".join(f"{name} of {lm}" for lm, name in lms.items())
+        raise SpecError(f"saes = {said}, but they are of different language models; steer one model")
+    said: dict[str, Said] = {}
+    pushes = []
+    for wish in wishes:
+        name = wish.sae or names[0]
+        manifest = found[name]
+        n = int(manifest.summary["n_latents"])
+        if not 0 <= wish.latent < n:
+            raise SpecError(f"latent = {wish.latent}, but {manifest.artifact} has latents 0 to {n - 1}; use one of them")
+        if name not in said:
+            said[name] = said_of(store, manifest, explain if name == names[0] else None)
+        known = said[name].known([wish.latent])[wish.latent]
+        largest = wish.largest
+        if largest is None:
+            largest = known.largest if known.largest is not None else _largest_seen(store, manifest, wish.latent)
+        if largest is None and wish.mode == "ablate":
+            largest = 0.0  # it needs none
+        if largest is None or (not largest and wish.strength and wish.mode != "ablate"):
+            none = f"this store has no windows of {manifest.artifact} (saint explain makes them)"
+            raise SpecError(
+                f"latent = {wish.latent}, but its largest activation is not known: {none if largest is None else 'it was never active'}; "
+                f"give it, as in {wish.latent}={wish.strength:g}x2.5"
+            )
+        pushes.append(
+            {
+                "sae": _address(manifest), "latent": wish.latent, "strength": wish.strength, "mode": wish.mode,
+                "largest": largest, "label": known.label[:1000],
+            }
+        )  # fmt: skip
+    (lm,) = lms
+    about = store.open(lm).summary
+    body = {
+        "lm": {"artifact": f"{lm.stage}/{lm.key}", "name": str(about.get("name") or about.get("hub_id") or lm)[:200]},
+        "saes": list({_address(m): _described(m) for m in found.values()}.values()),
+        "pushes": pushes,
+        "prompts": list(prompts),
+        **settings,
+    }
+    return validated(SteeringRecipe, body, "recipe")
+
+
+def _address(manifest: Manifest) -> str:
+    return f"{manifest.artifact.stage}/{manifest.artifact.key}"
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "artifact": _address(manifest),
+        "hookpoint": manifest.summary["hookpoint"],
+        "n_latents": int(manifest.summary["n_latents"]),
+        "digest": next(file.digest for file in manifest.files if file.path == WEIGHTS),
+    }
+
+
+def _largest_seen(store: Store, sae: Manifest, latent: int) -> float | None:
+    """The largest activation in what was encoded with the SAE, where nothing was mined of it yet; None where nothing was."""
+    from tasks.mining.cache import Encoded
+
+    found = [m for m in manifests(store, ("encode",)) if m.inputs.get("sae") == _address(sae)]
+    largest = None
+    for manifest in found:
+        shard = Encoded.open(store.open(manifest.artifact))
+        first, last = shard.offsets[latent : latent + 2]
+        largest = max(largest or 0.0, float(shard.value[first:last].max()) if last > first else 0.0)
+    return largest

@@ -1,0 +1,53 @@
+"""A model of transformers that is steered for a while, whoever calls it and however. Shapes: B rows, T tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tasks.lazy import np, torch
+from tasks.lm.contexts import Context
+from tasks.steering.push import Positions, Push, Row, Steering, check_pushes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.steering.subject import Subject
+
+
+@contextmanager
+def holding(subject: Subject, pushes: Sequence[Push], positions: Positions = "all") -> Iterator[Any]:
+    """The subject's model, with every row of every call pushed; what was there before comes back with the end of the block.
+
+    Special tokens, padding among them, are left as they are. ``last`` counts the tokens that come while the key-value cache
+    is empty as the prompt. For the time of the block the model is this thread's: other threads wait. Raises ``SpecError``.
+    """
+    check_pushes(subject.saes, pushes)
+    specials = torch.tensor(sorted(subject.lm.tokenizer.all_special_ids), dtype=torch.int64)
+    none = np.zeros(0, np.int64)
+    nothing = Context(none, none.astype(bool), none, 0)
+    passing = ExitStack()
+
+    def began(_model: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        token_BT = arguments[0] if arguments else named["input_ids"]
+        past = named.get("past_key_values")
+        goes_on = past is not None and past.get_seq_length() > 0
+        where_BT = torch.ones_like(token_BT, dtype=torch.bool) if goes_on else ~torch.isin(token_BT.cpu(), specials)
+        if positions == "last" and not goes_on:
+            where_BT = where_BT & (torch.arange(token_BT.shape[1]) == token_BT.shape[1] - 1)
+        steering = Steering(subject.saes, [Row(nothing, tuple(pushes))] * len(token_BT))
+        passing.enter_context(subject.lm.edited(steering.over(lambda n_tokens: _of(where_BT, n_tokens))))
+
+    def ended(*_: Any) -> None:
+        passing.close()
+
+    with subject.lm.edited(()), ExitStack() as hooks:
+        hooks.callback(subject.lm.model.register_forward_pre_hook(began, with_kwargs=True).remove)
+        hooks.callback(subject.lm.model.register_forward_hook(ended, always_call=True).remove)
+        hooks.callback(passing.close)
+        yield subject.lm.model
+
+
+def _of(where_BT: Tensor, n_tokens: int) -> Tensor:
+    return where_BT[:, -n_tokens:]
