@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.keys import Artifact
 from artifacts.store import Store
+from flows import exporting
 from flows.console import clean, print_json, table
 from flows.looking import parsed, store_of
 from tasks.spec import SpecError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 ABOUT = {
     "import": "make an SAE of another tool's files an artifact: sae.path=DIR or sae.repo=ID, lm=...; --formats lists what is read",
-    "export": "write an SAE of the store for another tool: saint export train/3f2a saelens DIR",
+    "export": "write an SAE of the store, or its latents, for another tool: saint export train/3f2a saelens DIR (or neuronpedia)",
 }
 
 _ALLOWED = 1e-5
@@ -105,8 +106,12 @@ def export(rest: list[str], debug: bool = False) -> int:
     from tasks.formats.base import formats, opened, writers
 
     parser = argparse.ArgumentParser(prog="saint export", description=ABOUT["export"], allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "formats of weights: " + ", ".join(writers()) + "\nformats of latents:\n"
+    parser.epilog += "\n".join(f"  {name:14}{what}" for name, what in exporting.FORMATS.items())
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("words", nargs="*", metavar="SAE FORMAT DIR | name=value", help="train/3f2a saelens DIR; backend.root=DIR")
+    exporting.add_options(parser)
     flags = parser.parse_intermixed_args(rest)
     overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
     names = [word for word in flags.words if word not in overrides]
@@ -114,11 +119,15 @@ def export(rest: list[str], debug: bool = False) -> int:
         raise SpecError(f"saint export takes an SAE, a format and a folder, but {len(names)} are named; as in train/3f2a saelens DIR")
     name, format, folder = names[0], names[1], Path(names[2]).expanduser()
     known = formats()
-    if format not in writers():
+    if format not in (*writers(), *exporting.FORMATS):
         only = "is only read" if format in known else "is none"
-        raise SpecError(f"format = {format!r}, but that {only}; use one of {', '.join(writers())}")
+        raise SpecError(f"format = {format!r}, but that {only}; use one of {', '.join([*writers(), *exporting.FORMATS])}")
     if folder.exists():
         raise SpecError(f"DIR = {names[2]!r}, but something is there already, and nothing is written over; name a new folder")
+    if format in exporting.FORMATS:
+        return exporting.export(store_of(overrides), name, format, folder, flags)
+    if odd := exporting.given(flags):
+        raise SpecError(f"{odd[0]}, but format {format} is of weights and takes no options; leave it out, or export to neuronpedia")
     it = _portable(store_of(overrides), name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     apart_from = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-"))

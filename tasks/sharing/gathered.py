@@ -1,0 +1,141 @@
+"""What is known of latents, gathered in the order of their numbers for whoever writes it out. Memory is one batch of latents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.explainers.base import LatentExamples, Window, printable
+from tasks.mining.reading import examples
+
+if TYPE_CHECKING:
+    from tasks.browsing.index import Index
+    from tasks.browsing.told import Told
+
+_DIGITS = 5
+"""Significant digits of activations and logits that go out."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A window on which a latent fires, and how strong the windows of its sort are."""
+
+    window: Window
+    low: float
+    """Weakest peak of the quantile that it was drawn from; -1 for one of the strongest windows."""
+
+    high: float
+    """Strongest peak of the same."""
+
+    share: float
+    """Share of the activating windows that the quantile is; -1 for one of the strongest."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one explainer said of a latent, and how well that fares."""
+
+    label: str
+    explainer: str
+    """For people: kind, and what tells it from others."""
+
+    kind: str
+    model: str | None
+    """The language model that was asked."""
+
+    address: str
+    """Artifact with the explanation."""
+
+    when: str
+    scores: tuple[dict[str, Any], ...]
+    """Of those scorers that gave a value: ``tasks.browsing.told.Scores.of``."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that goes out of one latent."""
+
+    latent: int
+    found: LatentExamples
+    shown: tuple[Shown, ...]
+    """Of the train split, the strongest windows first, then by quantile; those of the test split stay with scorers."""
+
+    bars: tuple[tuple[float, int], ...]
+    """Middle of each filled bin of its activations, and how many fell into it."""
+
+    words: tuple[Word, ...]
+    """The newest first; only what is a label."""
+
+
+def gathered(index: Index, latents: Sequence[int], n_batch: int) -> Iterator[list[Gathered]]:
+    """Batches of at most ``n_batch`` latents, in ascending order."""
+    wanted = sorted(set(latents))
+    for start in range(0, len(wanted), n_batch):
+        batch = wanted[start : start + n_batch]
+        words = _words(index, batch)
+        yield [
+            Gathered(e.latent, e, tuple(_shown(e)), tuple(_bars(index, e.latent)), tuple(words.get(e.latent, ())))
+            for e in examples(index.shelf.mine, batch)
+        ]
+
+
+def short(value: float) -> float:
+    """A number as it goes out."""
+    return value and float(f"{value:.{_DIGITS}g}")
+
+
+def sound(text: str) -> str:
+    """A text that any reader of JSON takes, and PostgreSQL too: no halves of surrogate pairs, no NUL."""
+    return printable(text).replace("\0", "\ufffd")
+
+
+def identity(*parts: Any) -> str:
+    """25 characters that are the same whenever the same is written, in the form of the ids of Neuronpedia's tables."""
+    return "c" + hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def _shown(found: LatentExamples) -> Iterator[Shown]:
+    """Activating windows, each with the bounds of its quantile."""
+    every = sorted(found.train(activating=True), key=lambda w: (w.group != "top", w.quantile, -max(w.values), w.window_id))
+    n_quantiles = max((w.quantile for w in every), default=0) + 1
+    peaks: dict[int, list[float]] = {}
+    for window in every:
+        peaks.setdefault(window.quantile, []).append(max(window.values))
+    for window in every:
+        if window.group == "top":
+            yield Shown(window, -1.0, max(found.max_value, max(window.values)), -1.0)
+        else:
+            own = peaks[window.quantile]
+            yield Shown(window, min(own), max(own), 1 / n_quantiles)
+
+
+def _bars(index: Index, latent: int) -> Iterator[tuple[float, int]]:
+    histogram, edges = index.histogram_of(latent), index.edges
+    filled = [i for i, n in enumerate(histogram) if n]
+    for i in range(filled[0], filled[-1] + 1) if filled else ():
+        yield (edges[i] + edges[i + 1]) / 2, int(histogram[i])
+
+
+def _words(index: Index, batch: Sequence[int]) -> dict[int, list[Word]]:
+    found: dict[int, list[Word]] = {}
+    for told in index.told:
+        labelled = [latent for latent in batch if told.label_N[latent] and told.ok_N[latent]]
+        models = _models(told, labelled)
+        for latent in labelled:
+            scores = (scores.of(latent) for scores in told.scores.values())
+            found.setdefault(latent, []).append(
+                Word(
+                    told.label_N[latent], told.name, told.kind, models.get(latent), told.address, told.when,
+                    tuple(score for score in scores if score["value"] is not None),
+                )  # fmt: skip
+            )
+    return found
+
+
+def _models(told: Told, latents: Sequence[int]) -> dict[int, str | None]:
+    if not latents or "model" not in told.rows.names:
+        return {}
+    table = told.rows.of(latents, ["model"])
+    return dict(zip(table["latent"].to_pylist(), table["model"].to_pylist(), strict=True))
