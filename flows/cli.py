@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from artifacts.errors import ArtifactError
-from flows import inspecting, lab, looking, porting, steer, studying, surveying
+from flows import inspecting, lab, looking, porting, pushing, steer, studying, surveying
 from flows.console import clean, print_json
 from flows.looking import parsed
 from flows.server import ServerFailed
@@ -29,6 +29,7 @@ ABOUT = {
     **surveying.ABOUT,
     **launch.ABOUT,
     **porting.ABOUT,
+    **pushing.ABOUT,
     **looking.ABOUT,
     "report": "print where the latest report lies; with overrides, make theirs first if it is missing",
     **lab.ABOUT,
@@ -52,6 +53,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint survey train/3f2a with=train/9b1c
   saint ui --open
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR
+  saint export train/3f2a neuronpedia DIR; saint push train/3f2a OWNER/NAME --license mit
 Options: --json on commands that print data; --debug shows tracebacks; backend.root=DIR is the store.
 """
 
@@ -216,7 +218,7 @@ def _completion(rest: list[str], debug: bool) -> int:
 
 _COMMANDS = {"run": _run, "plan": _plan, "report": _report, "completion": _completion}
 _COMMANDS |= {
-    name: getattr(module, name) for module in (studying, inspecting, steer, surveying, launch) for name in module.ABOUT
+    name: getattr(module, name) for module in (studying, inspecting, steer, surveying, launch, pushing) for name in module.ABOUT
 }
 _COMMANDS |= porting.COMMANDS
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}

@@ -103,7 +103,7 @@ def _print_adopted(store: Store, artifact: Artifact, as_json: bool) -> None:
 
 def export(rest: list[str], debug: bool = False) -> int:
     """``saint export``."""
-    from tasks.formats.base import formats, opened, writers
+    from tasks.formats.base import formats, writers
 
     parser = argparse.ArgumentParser(prog="saint export", description=ABOUT["export"], allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -128,18 +128,12 @@ def export(rest: list[str], debug: bool = False) -> int:
         return exporting.export(store_of(overrides), name, format, folder, flags)
     if odd := exporting.given(flags):
         raise SpecError(f"{odd[0]}, but format {format} is of weights and takes no options; leave it out, or export to neuronpedia")
-    it = _portable(store_of(overrides), name)
+    it = portable_of(store_of(overrides), name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     apart_from = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-"))
     draft = apart_from / "sae"
     try:
-        lost = known[format].write(it, draft)
-        apart = _apart(it, opened(draft, format, allow_pickle=True))
-        if not apart <= _ALLOWED:
-            raise SpecError(
-                f"{name}, but its latents or reconstructions as {format} would be up to {apart:.2g} of the largest away from those "
-                f"here ({_ALLOWED:g} is allowed), and nothing was written; use another format ({', '.join(writers())})"
-            )
+        lost, apart = written(it, name, format, draft)
         draft.rename(folder)
     finally:
         shutil.rmtree(apart_from, ignore_errors=True)
@@ -153,7 +147,21 @@ def export(rest: list[str], debug: bool = False) -> int:
     return 0
 
 
-def _portable(store: Store, name: str) -> Portable:
+def written(it: Portable, name: str, format: str, folder: Path) -> tuple[list[str], float]:
+    """Write an SAE and read it again; returns what could not be carried, and how far it is apart. Raises ``SpecError``."""
+    from tasks.formats.base import formats, opened, writers
+
+    lost = formats()[format].write(it, folder)
+    apart = _apart(it, opened(folder, format, allow_pickle=True))
+    if not apart <= _ALLOWED:
+        raise SpecError(
+            f"{name}, but its latents or reconstructions as {format} would be up to {apart:.2g} of the largest away from those "
+            f"here ({_ALLOWED:g} is allowed), and nothing was written; use another format ({', '.join(writers())})"
+        )
+    return lost, apart
+
+
+def portable_of(store: Store, name: str) -> Portable:
     """An SAE of a store, ready to be written."""
     from flows.belongings import lm_of, sae_named
     from tasks.formats.base import Portable

@@ -14,6 +14,7 @@ The importer reads no scores; ``explanation-scores/batch-N.jsonl.gz`` has them a
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Self
 
@@ -248,7 +249,7 @@ class Place(Row):
             id = identity(word.address, it.latent)
             scores = [
                 checked(
-                    Score, it.latent, explanationId=id, value=float(s["value"]), explanationScoreTypeName=sound(f"saint_{s['scorer']}"),
+                    Score, it.latent, explanationId=id, value=short(s["value"]), explanationScoreTypeName=sound(f"saint_{s['scorer']}"),
                     explanationScoreModelName=None, jsonDetails=_details(s),
                 ).model_dump()
                 for s in word.scores
@@ -261,9 +262,8 @@ class Place(Row):
 
 
 def _details(score: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps({name: score[name] for name in ("metric", "low", "high", "n", "chance", "control_value")}, allow_nan=False)
+    fields = {name: score[name] for name in ("metric", "low", "high", "n", "chance", "control_value")}
+    return json.dumps({n: short(v) if isinstance(v, float) else v for n, v in fields.items()}, allow_nan=False)
 
 
 def _instant(text: str) -> str:
