@@ -19,6 +19,7 @@ from flows.provenance import captures_of, corpus_of, dataset_of
 from flows.shelves import shelf_of
 from tasks.lazy import pa, pq
 from tasks.sharing.card import body, front_matter, repo_id, uses
+from tasks.sharing.gathered import short
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def _told(index: Index) -> list[Manifest]:
 def write_explanations(index: Index, folder: Path) -> int:
     """Write ``explanations.parquet`` and ``.jsonl``, a row for each latent; returns how many have a label."""
     rows: list[dict[str, Any]] = [
-        {"latent": n, "status": index.status(n), "label": index.label(n), "confidence": None, "explainer": None, "model": None,
-         "explain": None, "density": float(index.density_N[n]), "max_value": float(index.max_N[n])}
+        {"latent": n, "status": index.status(n).replace(" ", "_"), "label": index.label(n), "confidence": None, "explainer": None, "model": None,
+         "explain": None, "density": short(float(index.density_N[n])), "max_value": short(float(index.max_N[n]))}
         for n in range(index.n)
     ]  # fmt: skip
     scorers = list(index.scales)
@@ -140,7 +141,7 @@ def write_explanations(index: Index, folder: Path) -> int:
     for scorer in scorers:
         for name in numbers:
             for latent, value in enumerate(index.score_of(name, scorer).tolist()):
-                rows[latent][f"{scorer} {name}".removesuffix(" value")] = None if math.isnan(value) else value
+                rows[latent][f"{scorer} {name}".removesuffix(" value")] = None if math.isnan(value) else short(value)
     text = {n: pa.string() for n in ("status", "label", "explainer", "model", "explain")}
     number = {n: pa.float64() for n in rows[0] if n not in text and n != "latent"} if rows else {}
     schema = pa.schema([(n, text.get(n) or number.get(n) or pa.int32()) for n in (rows[0] if rows else ())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def upload(folder: Path, repo: str, sae: str, public: bool, replace: bool, messa
     ``sae`` is the address of the SAE in it. What an earlier push left and the folder has not is deleted; large files that
     arrived before an interruption are not sent again. Raises ``SpecError`` and ``HubFailed``.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
     from huggingface_hub.utils import RepositoryNotFoundError
 
     token = require_token()
@@ -67,6 +68,7 @@ def upload(folder: Path, repo: str, sae: str, public: bool, replace: bool, messa
             info = None
         before = set() if info is None else {s.rfilename for s in info.siblings or ()}
         created = info is None
+        ModelCard.load(folder / "README.md").validate()  # before there is a repository that stays empty
         if info is None:
             api.create_repo(repo, private=not public, exist_ok=True)
             info = api.repo_info(repo)
@@ -119,11 +121,13 @@ def _stale(api: Any, repo: str, commit: str, there: set[str], sae: str, replace:
 def _said(repo: str, token: str) -> Iterator[None]:
     """The hub's errors in our words, and without the token."""
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     clean: Callable[[object], str] = lambda error: " ".join(str(error).replace(token, "***").split())[:300]  # noqa: E731
-    level = logging.get_verbosity()
+    level, silent = logging.get_verbosity(), are_progress_bars_disabled()
     logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         yield
     except SpecError:
@@ -149,3 +153,5 @@ def _said(repo: str, token: str) -> Iterator[None]:
         raise HubFailed(f"{repo}: the hub cannot be reached ({clean(error)}); check the network, then give the same command") from None
     finally:
         logging.set_verbosity(level)
+        if not silent:
+            enable_progress_bars()

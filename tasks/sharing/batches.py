@@ -30,7 +30,7 @@ def write_neuronpedia(
     top = folder / place.model / place.source
     top.mkdir(parents=True)
     for name, row in about.items():
-        (top / f"{name}.jsonl").write_bytes(row.model_dump_json().encode() + b"\n")
+        (top / f"{name}.jsonl").write_text(_line(row))
     mine = str(index.shelf.mine.artifact)
     n = {"latents": 0, "activations": 0, "explanations": 0, "scores": 0}
     with progress.bar("export", len(latents), "latents") as bar:
@@ -42,7 +42,7 @@ def write_neuronpedia(
                 "explanation-scores": [place.scored(it) for it in batch if it.words],
             }
             for table, rows in tables.items():
-                _write_gzip(top / table / f"batch-{i}.jsonl.gz", (row.model_dump_json() for row in rows))
+                _write_gzip(top / table / f"batch-{i}.jsonl.gz", map(_line, rows))
             n["latents"] += len(batch)
             n["activations"] += len(tables["activations"])
             n["explanations"] += len(tables["explanations"])
@@ -61,7 +61,6 @@ def write_saedashboard(
     with progress.bar("export", len(latents), "latents") as bar:
         for i, batch in enumerate(gathered(index, latents, n_batch)):
             data = saedashboard.vis_data(batch, ids)
-            # characters that only some readers take for an end of a line stay escaped
             (folder / f"sae_vis_data-{i}.json").write_text(json.dumps(data, allow_nan=False))
             n["latents"] += len(batch)
             n["sequences"] += sum(len(it.shown) for it in batch)
@@ -77,9 +76,14 @@ def _write_gzip(path: Path, lines: Iterable[str]) -> None:
         return
     path.parent.mkdir(exist_ok=True)
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as file:
-        file.write(first.encode() + b"\n")
+        file.write(first.encode())
         for row in rows:
-            file.write(row.encode() + b"\n")
+            file.write(row.encode())
+
+
+def _line(row: Row) -> str:
+    """All but ASCII escaped: some readers take other signs than ours for the end of a line."""
+    return json.dumps(row.model_dump(), separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def files_of(folder: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from tasks.explainers.base import one_line
 from tasks.sharing.escaping import code, markdown
 from tasks.spec import SpecError
 
@@ -37,6 +38,7 @@ def front_matter(
     """YAML between lines of dashes. ``metrics`` are those of the evaluation, by name."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    title, dataset = one_line(title), one_line(dataset) if dataset else None
     results = [
         EvalResult(
             task_type="feature-extraction", task_name="Sparse reconstruction of activations", dataset_type=dataset or "custom",

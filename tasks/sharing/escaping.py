@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tasks.explainers.base import one_line
 
-_PLAIN = frozenset(" ,;'?%=/")
-"""Signs that mean nothing in Markdown, in its tables or in HTML, wherever they stand."""
+_SIGNS = re.compile(r"""
+    [\\`*_\[\]<>&|~#@$]       # emphasis, code, links, HTML, cells, mentions, formulas
+    | (?<=www)\. | :(?=//)     # what readers make links of by themselves
+    | ^[-+=:]                  # lists, lines under headings, rulers
+    | (?<=^\d)[.)] | (?<=^\d\d)[.)]
+""", re.VERBOSE | re.IGNORECASE)  # fmt: skip
 
 
 def markdown(value: Any, limit: int = 200) -> str:
     """A text as one line of Markdown that shows it letter for letter: each sign that could be markup is an entity.
 
-    So is every dot, colon and at sign, of which readers make links and mentions by themselves. Control characters, ends of
-    lines and marks that turn the direction of writing are left out.
+    Control characters, ends of lines and marks that turn the direction of writing are left out.
     """
-    text = one_line(str(value), limit)
-    return "".join(c if c.isalnum() or c in _PLAIN else f"&#{ord(c)};" for c in text)
+    return _SIGNS.sub(lambda found: f"&#{ord(found[0])};", one_line(str(value), limit))
 
 
 def code(value: Any) -> str:

@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tasks.sharing.gathered import Gathered, Shown, short
+from tasks.spec import SpecError
 
 if TYPE_CHECKING:
     from tasks.browsing.index import Index
@@ -36,6 +37,11 @@ class Ids:
         return {(row["latent"], row["window_id"]): row["tokens"] for row in table.to_pylist()}
 
     def of(self, tokens: Sequence[tuple[str, float]]) -> list[int]:
+        """Of promoted tokens. Raises ``SpecError`` for one that is none of the model's."""
+        if odd := [text for text, _ in tokens if text not in self._by_text]:
+            raise SpecError(
+                f"{self._index.shelf.mine.artifact}, but it lists a token {odd[0]!r} that its model has not; saint verify tells of damage"
+            )
         return [self._by_text[text] for text, _ in tokens]
 
 
