@@ -73,7 +73,7 @@ def export(store: Store, name: str, format: str, folder: Path, flags: argparse.N
     spelt: Any = flags.latents or "all"
     if spelt.startswith("["):
         spelt = [int(n) for n in re.findall(r"\d+", spelt)]
-    latents = list(chosen(parsed_latents(spelt, "--latents"), shelf.mine))
+    latents = list(chosen(parsed_latents(spelt, "--latents"), shelf.mine, "--latents"))
     place = about = None
     if format == "neuronpedia":
         place = place_of(store, sae, shelf, flags)

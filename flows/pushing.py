@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from flows.belongings import sae_named
 from flows.console import clean, print_json, size
 from flows.looking import store_of
 from tasks.spec import SpecError
@@ -31,12 +32,15 @@ def push(rest: list[str], debug: bool = False) -> int:
         raise SpecError("--dry-run writes the folder that would go to the hub, but none is named; add --folder DIR")
     if kept is not None and kept.exists():
         raise SpecError(f"--folder = {flags.folder!r}, but something is there already, and nothing is written over; name a new folder")
-    if not flags.dry_run:
-        from flows.uploading import require_token
-
-        require_token()
     store = store_of(overrides)
+    sae = sae_named(store, name)
+    address = f"{sae.artifact.stage}/{sae.artifact.key}"
     license = licence(flags.license if flags.license is not None else _asked_license())
+    target = None
+    if not flags.dry_run:
+        from flows.uploading import Repository
+
+        target = Repository(repo, address, flags.public, flags.replace)
     from flows.publishing import publish
 
     if kept is not None:
@@ -57,16 +61,13 @@ def push(rest: list[str], debug: bool = False) -> int:
                 print(f"  {file}  {size(n)}")
             for note in found.lost:
                 print(f"not carried: {clean(note)}")
-        if flags.dry_run:
+        if target is None:
             if flags.json:
                 return print_json({**said, "pushed": False})
             print(f"nothing was sent; look at {kept}/README.md")
             return 0
         sys.stdout.flush()
-        from flows.uploading import upload
-
-        address = f"{found.sae.artifact.stage}/{found.sae.artifact.key}"
-        done = upload(folder, repo, address, flags.public, flags.replace, flags.message or f"SAE {found.sae.artifact}")
+        done = target.put(folder, flags.message or f"SAE {found.sae.artifact}")
     finally:
         shutil.rmtree(apart, ignore_errors=True)
     if flags.json:

@@ -48,42 +48,50 @@ def require_token() -> str:
     return token
 
 
-def upload(folder: Path, repo: str, sae: str, public: bool, replace: bool, message: str) -> Pushed:
-    """Put a folder that ``publish`` wrote into a repository, which is made if absent, private unless ``public``.
+class Repository:
+    """A repository of the hub, looked at before anything is made or sent."""
 
-    ``sae`` is the address of the SAE in it. What an earlier push left and the folder has not is deleted; large files that
-    arrived before an interruption are not sent again. Raises ``SpecError`` and ``HubFailed``.
-    """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-    from huggingface_hub.utils import RepositoryNotFoundError
+    def __init__(self, name: str, sae: str, public: bool = False, replace: bool = False) -> None:
+        """``sae`` is the address of the SAE that is to go there. Asks the hub; raises ``SpecError`` where that cannot be, and ``HubFailed``."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import RepositoryNotFoundError
 
-    token = require_token()
-    api = HfApi(token=token)
-    with _said(repo, token):
-        try:
-            info: Any = api.repo_info(repo)
-        except RepositoryNotFoundError as error:
-            if error.response.status_code == 401 and not _known(api):  # the hub says so of a bad token, too
-                raise
-            info = None
-        before = set() if info is None else {s.rfilename for s in info.siblings or ()}
-        created = info is None
-        ModelCard.load(folder / "README.md").validate()  # before there is a repository that stays empty
-        if info is None:
-            api.create_repo(repo, private=not public, exist_ok=True)
-            info = api.repo_info(repo)
-        elif not info.private and not public:
-            raise SpecError(
-                f"{repo}, but it is there already and anybody can read it; add --public if that is meant, or name another repository"
-            )
-        stale = _stale(api, repo, info.sha, before, sae, replace)
+        self.name, self.public, self._token = name, public, require_token()
+        self._api = HfApi(token=self._token)
+        with _said(name, self._token):
+            try:
+                self._info: Any = self._api.repo_info(name)
+            except RepositoryNotFoundError as error:
+                if error.response.status_code == 401 and not _known(self._api):  # the hub says so of a bad token, too
+                    raise
+                self._info = None
+            if self._info is not None and not self._info.private and not public:
+                raise SpecError(
+                    f"{name}, but it is there already and anybody can read it; add --public if that is meant, or name another repository"
+                )
+            self._stale = set() if self._info is None else _stale(self._api, name, self._info, sae, replace)
+
+    def put(self, folder: Path, message: str) -> Pushed:
+        """Put a folder that ``publish`` wrote there, into a repository that is made if absent, private unless it is to be public.
+
+        What an earlier push left and the folder has not is deleted; large files that arrived before an interruption are not sent
+        again. Raises as the beginning does.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard
+
         files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         operations: list[Any] = [CommitOperationAdd(name, str(folder / name)) for name in files]
-        operations += [CommitOperationDelete(name) for name in sorted(stale - set(files))]
-        with warnings.catch_warnings():
+        operations += [CommitOperationDelete(name) for name in sorted(self._stale - set(files))]
+        created = self._info is None
+        with _said(self.name, self._token), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that a table lies in a model's repository
-            done = api.create_commit(repo, operations, commit_message=message, parent_commit=info.sha)
-    return Pushed(f"{api.endpoint}/{repo}", done.oid, done.oid != info.sha, created, bool(info.private))
+            ModelCard.load(folder / "README.md").validate()  # before there is a repository that stays empty
+            if created:
+                self._api.create_repo(self.name, private=not self.public, exist_ok=True)
+                self._info = self._api.repo_info(self.name)
+            before = self._info.sha
+            done = self._api.create_commit(self.name, operations, commit_message=message, parent_commit=before)
+        return Pushed(f"{self._api.endpoint}/{self.name}", done.oid, done.oid != before, created, bool(self._info.private))
 
 
 def _known(api: Any) -> bool:
@@ -96,14 +104,15 @@ def _known(api: Any) -> bool:
         return False
 
 
-def _stale(api: Any, repo: str, commit: str, there: set[str], sae: str, replace: bool) -> set[str]:
+def _stale(api: Any, repo: str, info: Any, sae: str, replace: bool) -> set[str]:
     """Files of an earlier push. Raises ``SpecError`` where a repository holds something else."""
+    there = {sibling.rfilename for sibling in info.siblings or ()}
     if not there - _THEIRS:
         return set()
     held: dict[str, Any] = {}
     if MARK in there:
         try:
-            held = json.loads(Path(api.hf_hub_download(repo, MARK, revision=commit)).read_text("utf-8"))
+            held = json.loads(Path(api.hf_hub_download(repo, MARK, revision=info.sha)).read_text("utf-8"))
         except ValueError:
             held = {}
     if not isinstance(held, dict) or "sae" not in held:
@@ -115,6 +124,14 @@ def _stale(api: Any, repo: str, commit: str, there: set[str], sae: str, replace:
         )
     listed = held.get("files")
     return {name for name in listed if isinstance(name, str)} & there if isinstance(listed, list) else set()
+
+
+def _found_wrong(error: ValueError) -> str:
+    """What the hub finds wrong in a front matter, which comes as its JSON."""
+    try:
+        return "; ".join(str(one["message"]) for one in json.loads(str(error))["errors"])
+    except (ValueError, KeyError, TypeError):
+        return str(error)
 
 
 @contextmanager
@@ -146,7 +163,7 @@ def _said(repo: str, token: str) -> Iterator[None]:
             raise SpecError(f"{repo}, but the hub refuses it ({status}: {clean(error)}); see what it says, then push again") from None
         raise HubFailed(f"{repo}: the hub fails ({status}: {clean(error)}); the same command goes on") from None
     except ValueError as error:  # what it finds wrong in a front matter
-        raise SpecError(f"{repo}, but the hub refuses it ({clean(error)}); see what it says, then push again") from None
+        raise SpecError(f"{repo}, but the hub refuses its card ({clean(_found_wrong(error))}); see what it says, then push again") from None
     except Exception as error:
         if not {"TransportError", "ConnectionError", "Timeout", "OSError"} & {cls.__name__ for cls in type(error).__mro__}:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tasks.explainers.base import LatentExamples, Window, printable
@@ -86,6 +87,7 @@ def short(value: float) -> float:
     return value and float(f"{value:.{_DIGITS}g}")
 
 
+@lru_cache(1 << 17)  # tokens come again and again
 def sound(text: str) -> str:
     """A text that any reader of JSON takes, and PostgreSQL too: no halves of surrogate pairs, no NUL."""
     return printable(text).replace("\0", "\ufffd")

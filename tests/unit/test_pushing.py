@@ -1,0 +1,253 @@
+"""saint push and saint export of latents, on a small real store with hostile labels: bytes that arrive at a hub on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from artifacts.store import Store
+from flows.cli import main
+from tasks.explainers._files import loaded
+from tasks.formats.base import opened
+from tests.browsed import PLANTED, build
+from tests.fake_hub import fake_hub
+from tests.unit.test_sharing import Seen
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_" + "s3cret" * 6
+
+CHILD = """
+import contextlib, io, json, os, sys
+from flows.cli import main
+for token, arguments in json.loads(sys.argv[1]):
+    os.environ.pop("HF_TOKEN", None)
+    os.environ |= {"HF_TOKEN": token} if token else {}
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    print("\\n@" + json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def commands(hub, cache, *each):
+    """What a fresh process says to some commands, with this hub: exit code, output and errors of each. The token is never in them."""
+    env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(cache), "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
+    env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    env.pop("HF_HUB_OFFLINE", None)
+    asked = [one if isinstance(one, tuple) else (TOKEN, one) for one in each]
+    done = subprocess.run([sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, env=env, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert TOKEN not in done.stdout + done.stderr
+    found = [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
+    assert len(found) == len(each)
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pushing")
+    store = build(root)
+    (root / "hub").mkdir()
+    (sae,) = [str(a) for a in Store.at(store).artifacts() if a.stage == "train"]
+    return root, sae, f"backend.root={store}"
+
+
+@pytest.fixture(scope="module")
+def pushed(world):
+    """All that happened in one session with a hub, and the hub at its end."""
+    root, sae, where = world
+    (root / "hub" / "me" / "model").mkdir(parents=True)
+    (root / "hub" / "me" / "model" / "config.json").write_text("{}")
+    push = lambda repo, *more: ["push", sae, repo, "--license", "mit", where, *more]  # noqa: E731
+    with fake_hub(root / "hub") as hub:
+        hub.tokens[TOKEN] = ("me",)
+        hub.private.add("me/model")
+        hub.failing = [("api/models/me/late/commit", 500)]
+        back = ["import", "sae.repo=me/sae", "sae.subfolder=layers.1", "lm=hf", f"lm.path={root / 'model'}", "sae.any_model=true"]
+        said = commands(
+            hub.url, root / "cache", push("me/sae"), push("me/sae"), push("me/sae", "--license", "apache-2.0"), push("you/sae"),
+            push("me/model"), push("me/bad", "--license", "nonsense"), push("me/open", "--public"), push("me/open"),
+            (TOKEN + "x", push("me/sae")), ("", push("me/sae")), ["push", sae, "me/sae", where],
+            push("me/late"), push("me/late"), [*back, f"backend.root={root / 'second'}", "runtime.mode=inline", "runtime.device=cpu"],
+        )  # fmt: skip
+        names = "first again license other_owner other_content bad_license public then_private bad_token no_token unlicensed interrupted resumed back".split()
+        yield hub, dict(zip(names, said, strict=True))
+
+
+def test_what_was_pushed_arrived_byte_for_byte_in_one_commit_in_a_private_repository(pushed):
+    hub, said = pushed
+    code, out, _ = said["first"]
+    assert code == 0 and "private" in out and "me/sae" in hub.private
+    first = hub.commits[0]
+    names = {op["value"]["path"] for op in first["operations"]}
+    assert names == {"README.md", "saint.json", "explanations.parquet", "explanations.jsonl", "layers.1/cfg.json", "layers.1/sae_weights.safetensors"}
+    weights = (hub.root / "me/sae/layers.1/sae_weights.safetensors").read_bytes()
+    (large,) = [op["value"] for op in first["operations"] if op["value"]["path"].endswith("safetensors")]
+    assert hub.large[large["oid"]] == weights and hashlib.sha256(weights).hexdigest() == large["oid"]
+
+
+def test_pushing_again_what_is_there_makes_no_commit_and_a_change_sends_only_what_changed(pushed):
+    hub, said = pushed
+    assert said["again"][0] == 0 and "nothing new: it is there already" in said["again"][1]
+    own = [c for c in hub.commits if c["repo"] == "me/sae"]
+    assert [[op["value"]["path"] for op in c["operations"]] for c in own[1:]] == [["README.md"]]
+    assert own[1]["header"]["parentCommit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("other_owner", "this token may not write there; use one with write access to you"),
+        ("other_content", "it is there already and holds something else (config.json); name another repository"),
+        ("bad_license", 'refuses its card ("license" must be one of'),
+        ("then_private", "anybody can read it; add --public if that is meant"),
+        ("bad_token", "the hub does not know this token; set HF_TOKEN"),
+        ("no_token", "there is no token; set HF_TOKEN to one that may write, or run hf auth login"),
+        ("unlicensed", "has no --license, but others must know"),
+    ],
+)
+def test_what_cannot_be_pushed_is_said_in_one_line(pushed, name, words):
+    code, _, err = pushed[1][name]
+    assert code == 2 and words in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_nothing_is_left_of_what_was_refused(pushed):
+    hub, said = pushed
+    assert not (hub.root / "me/bad").exists() and not (hub.root / "you").exists()
+    assert [p.name for p in (hub.root / "me/model").iterdir()] == ["config.json"]
+    assert said["public"][0] == 0 and "me/open" not in hub.private
+
+
+def test_what_was_pushed_comes_back_with_equal_tensors_and_labels(pushed, world):
+    root, sae, where = world
+    hub, said = pushed
+    assert said["back"][0] == 0, said["back"]
+    second = Store.at(root / "second")
+    (adopted,) = [a for a in second.artifacts() if a.stage == "adopt"]
+    from tasks.trained import TrainedSAE
+
+    back = TrainedSAE.open(second.open(adopted))
+    first = opened(hub.root / "me/sae/layers.1").trained
+    assert back.hookpoint == "layers.1"
+    for name, tensor in first.sae.weights().items():
+        assert torch.equal(tensor, back.sae.weights()[name]), name
+    for file in ("explanations.parquet", "explanations.jsonl"):
+        found = loaded(str(hub.root / "me/sae" / file)).explanations
+        assert found[3].label == PLANTED and found[3].status == "ok"
+        assert "onerror" in found[4].label, "as it was, in data"
+    columns = pq.read_table(hub.root / "me/sae/explanations.parquet")
+    assert len(columns) == 128 and {"latent", "label", "status", "detection", "detection low"} <= set(columns.column_names)
+
+
+def test_the_card_is_the_hubs_and_no_label_gets_into_it(pushed):
+    from huggingface_hub import ModelCard
+    from markdown_it import MarkdownIt
+
+    text = (pushed[0].root / "me/sae/README.md").read_text()
+    card = ModelCard(text)
+    assert (card.data.license, card.data.library_name) == ("apache-2.0", "saelens") and "sparse-autoencoder" in card.data.tags
+    page = Seen(MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(card.text))
+    assert not {"img", "script", "a", "style", "template"} & set(page.tags)
+    assert 'SAE.from_pretrained("me/sae", "layers.1")' in text and "saint import sae.repo=me/sae sae.subfolder=layers.1" in text
+    told = json.loads((pushed[0].root / "me/sae/saint.json").read_text())
+    assert told["sae"].startswith("train/") and all(key.split("/")[1] in text for key in told["rests_on"])
+
+
+def test_nothing_that_goes_out_says_where_it_was_made(pushed, world):
+    for file in (pushed[0].root / "me/sae").rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            assert str(world[0]).encode() not in data and TOKEN.encode() not in data, file
+
+
+def test_a_dry_run_writes_the_folder_and_asks_no_hub(world, tmp_path, capsys, monkeypatch):
+    root, sae, where = world
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    arguments = ["push", sae, "me/sae", "--license", "mit", "--dry-run", where]
+    assert main([*arguments, "--folder", str(tmp_path / "out")]) == 0
+    assert "nothing was sent" in capsys.readouterr().out and (tmp_path / "out" / "README.md").is_file()
+    assert main([*arguments, "--folder", str(tmp_path / "out")]) == 2
+    assert "something is there already" in capsys.readouterr().err
+    assert main(arguments) == 2 and "add --folder DIR" in capsys.readouterr().err
+    assert main([*arguments, "--folder", str(tmp_path / "two"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pushed"] is False
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("out", "two"))
+    assert one == two and [p.name for p in sorted(tmp_path.iterdir())] == ["out", "two"]
+
+
+def test_an_interrupted_push_leaves_nothing_half_and_the_same_command_goes_on(pushed):
+    hub, said = pushed
+    assert said["interrupted"][0] == 1 and "the hub fails (500" in said["interrupted"][2] and "the same command goes on" in said["interrupted"][2]
+    assert said["resumed"][0] == 0 and "README.md" in hub.files("me/late")
+    assert len([c for c in hub.commits if c["repo"] == "me/late"]) == 1
+
+
+# exports
+
+
+def test_latents_are_exported_by_the_name_of_an_sae_of_explanations_or_of_scores(world, tmp_path, capsys):
+    root, sae, where = world
+    store = Store.at(root / "store")
+    score = next(a for a in store.artifacts() if a.stage == "score")
+    assert main(["export", sae, "neuronpedia", str(tmp_path / "all"), where, "--model-id", "tiny", "--set", "res-x", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["latents"], [f["path"] for f in whole["files"]][0]) == (128, "tiny/1-res-x/activations/batch-0.jsonl.gz")
+    assert main(["export", str(score), "neuronpedia", str(tmp_path / "one"), where, "--latents", "0:5", "--json"]) == 0
+    some = json.loads(capsys.readouterr().out)
+    assert some["latents"] == 5 and some["explanations"] < whole["explanations"]
+    top = next((tmp_path / "one").glob("*/*"))
+    labels = gzip.open(top / "explanations" / "batch-0.jsonl.gz", "rt").read()
+    assert top.name == "1-res-saint-128" and PLANTED not in labels
+    assert json.dumps(PLANTED)[1:-1] in gzip.open(tmp_path / "all/tiny/1-res-x/explanations/batch-0.jsonl.gz", "rt").read()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["neuronpedia", "{}/x", "--model-id", "a b"], "place.model = 'a b', but Neuronpedia takes no such thing"),
+        (["saedashboard", "{}/x", "--set", "y"], "--set, but format saedashboard has no such thing"),
+        (["saelens", "{}/x", "--latents", "0:4"], "--latents, but format saelens is of weights"),
+        (["neuronpedia", "{}/x", "--latents", "0:999"], "--latents = '0:999'"),
+        (["neuronpedia", "{}/x", "--batch", "0"], "--batch = 0, but a file has at least one latent"),
+        (["neuronpaedia", "{}/x"], "use one of dictionary_learning, saelens, sparsify, neuronpedia, saedashboard"),
+    ],
+)
+def test_what_was_typed_wrong_is_said_and_leaves_nothing(world, tmp_path, capsys, more, said):
+    root, sae, where = world
+    assert main(["export", sae, *[word.format(tmp_path) for word in more], where]) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_half_way_leaves_nothing(world, tmp_path, monkeypatch):
+    root, sae, where = world
+    from tasks.sharing import neuronpedia
+
+    whole = neuronpedia.Place.feature
+
+    def broken(place, it):
+        if it.latent == 100:
+            raise KeyboardInterrupt
+        return whole(place, it)
+
+    monkeypatch.setattr(neuronpedia.Place, "feature", broken)
+    assert main(["export", sae, "neuronpedia", str(tmp_path / "out"), where, "--batch", "8"]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_the_formats(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("neuronpedia", "saedashboard", "saelens", "--model-id"))
+    with pytest.raises(SystemExit):
+        main(["push", "--help"])
+    assert "a repository that is made is private" in " ".join(capsys.readouterr().out.split())
