@@ -102,7 +102,7 @@ def export(store: Store, name: str, format: str, folder: Path, flags: argparse.N
 
 _NEXT = {
     "neuronpedia": (
-        "every row was checked against Neuronpedia's tables; its importer takes the folder from where its data sets lie (v1/<model>/<source>)",
+        "every row was checked against Neuronpedia's tables; its importer takes the folder from where its data lie (v1/<model>/<source>)",
         "not carried: explanation types and scores are in notes and explanation-scores/, which its importer does not read",
     ),
     "saedashboard": (
@@ -131,7 +131,7 @@ def shelf_named(store: Store, name: str) -> tuple[Manifest, Shelf]:
     kept = [e for e in shelf.explained if e.explain.artifact == only.artifact]
     if not kept:
         kind = only.spec["explainer"]["kind"]
-        raise SpecError(f"{name}, but labels of explainer {kind} mean nothing, and are not for others; name other explanations")
+        raise SpecError(f"{name}, but labels of explainer {kind} mean nothing and are not for others; name other explanations")
     if score is not None:
         scores = {n: opened for n, opened in kept[0].scores.items() if opened.artifact == score}
         scores = scores or {named.spec["scorer"]["kind"]: store.open(score)}

@@ -17,9 +17,8 @@ from flows.belongings import lm_of, manifests, sae_named
 from flows.porting import portable_of, written
 from flows.provenance import captures_of, corpus_of, dataset_of
 from flows.shelves import shelf_of
-from tasks.lazy import pa, pq
 from tasks.sharing.card import body, front_matter, repo_id, uses
-from tasks.sharing.gathered import short
+from tasks.sharing.labels import write_explanations
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -123,34 +122,6 @@ def _told(index: Index) -> list[Manifest]:
     return [index.shelf.mine.manifest, *(m for e in explained for m in (e.explain.manifest, *(s.manifest for s in e.scores.values())))]
 
 
-def write_explanations(index: Index, folder: Path) -> int:
-    """Write ``explanations.parquet`` and ``.jsonl``, a row for each latent; returns how many have a label."""
-    rows: list[dict[str, Any]] = [
-        {"latent": n, "status": index.status(n).replace(" ", "_"), "label": index.label(n), "confidence": None, "explainer": None, "model": None,
-         "explain": None, "density": short(float(index.density_N[n])), "max_value": short(float(index.max_N[n]))}
-        for n in range(index.n)
-    ]  # fmt: skip
-    scorers = list(index.scales)
-    numbers = ("value", "low", "high", "n", "control_value")
-    for i, told in enumerate(index.told):
-        table = told.rows.of(range(index.n), [c for c in ("status", "confidence", "model") if c in told.rows.names])
-        for row in table.to_pylist():
-            latent = row["latent"]
-            if index.source_N[latent] == i:
-                rows[latent] |= {**row, "explainer": told.name, "explain": told.address}
-    for scorer in scorers:
-        for name in numbers:
-            for latent, value in enumerate(index.score_of(name, scorer).tolist()):
-                rows[latent][f"{scorer} {name}".removesuffix(" value")] = None if math.isnan(value) else short(value)
-    text = {n: pa.string() for n in ("status", "label", "explainer", "model", "explain")}
-    number = {n: pa.float64() for n in rows[0] if n not in text and n != "latent"} if rows else {}
-    schema = pa.schema([(n, text.get(n) or number.get(n) or pa.int32()) for n in (rows[0] if rows else ())])
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "explanations.parquet", compression="zstd")
-    with open(folder / "explanations.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    return sum(bool(row["label"]) for row in rows)
-
-
 def _card(
     store: Store, sae: Manifest, repo: str, license: str, index: Index | None, used: Sequence[Manifest], subfolder: str, format: str,
     lost: list[str],
@@ -182,7 +153,7 @@ def _card(
         ("Corpus", None if corpus is None else dataset or f"{corpus.summary.get('n_documents', 0):,} documents that are not on the hub"),
         ("Context", None if captured is None or not captured.spec.get("context_tokens") else f"{captured.spec['context_tokens']} tokens"),
         ("Training", None if adopted or not made.get("seconds") else f"{made['seconds']:,.0f} s on {made.get('device', 'cpu')}"),
-        ("Imported from files of", sae.summary.get("format") if adopted else None),
+        ("Imported from", _origin(sae) if adopted else None),
         ("Weights here", f"{subfolder}/, in the format of {format}"),
         ("Explaining and scoring cost", None if index is None or not index.told else f"{usd:.2f} dollars"),
     ]
@@ -195,12 +166,18 @@ def _card(
         "measured_on": f"{evaluated['n_tokens']:,} tokens of held-out texts" if "n_tokens" in evaluated else None,
         "explained": [] if index is None else list(_explained(index)), "examples": best,
         "example_score": "score" if index is None or not index.scales else next(iter(index.scales)),
-        "uses": uses(repo, subfolder, format, sae.summary["hookpoint"], lm, latent, amount),
+        "uses": uses(repo, subfolder, format, sae.summary["hookpoint"], lm, bool(index and index.told), latent, amount),
         "n_dead": 0 if n_alive is None else n - n_alive, "notes": lost,
         "provenance": [(m.artifact.stage, m.version, m.made_by.get("when", ""), m.artifact.key) for m in (sae, *used)],
     }  # fmt: skip
     metrics = {name: float(evaluated[name]) for name in _METRICS if isinstance(evaluated.get(name), (int, float))}
     return front_matter(license, base, dataset, "saelens" if format == "saelens" else None, title, metrics) + "\n" + body(shown)
+
+
+def _origin(adopted: Manifest) -> str:
+    repo, revision = adopted.spec.get("repo"), str(adopted.spec.get("revision") or "")
+    files = f"files of {adopted.summary.get('format')}"
+    return f"{repo} at {revision[:12]}, {files}" if repo else files
 
 
 def _is_repo(name: Any) -> bool:

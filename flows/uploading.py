@@ -52,7 +52,10 @@ class Repository:
     """A repository of the hub, looked at before anything is made or sent."""
 
     def __init__(self, name: str, sae: str, public: bool = False, replace: bool = False) -> None:
-        """``sae`` is the address of the SAE that is to go there. Asks the hub; raises ``SpecError`` where that cannot be, and ``HubFailed``."""
+        """``sae`` is the address of the SAE that is to go there. Asks the hub.
+
+        Raises ``SpecError`` where it cannot go there, and ``HubFailed``.
+        """
         from huggingface_hub import HfApi
         from huggingface_hub.utils import RepositoryNotFoundError
 

@@ -18,7 +18,8 @@ _REPO = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 def repo_id(text: str, where: str = "REPO_ID") -> str:
     """The id of a repository on the hub. Raises ``SpecError`` for what cannot be one."""
-    if not re.fullmatch(rf"{_REPO}/{_REPO}", text) or any(bad in text for bad in ("--", "..", ".git/")) or text.endswith((".git", "-", ".")):
+    odd = any(bad in text for bad in ("--", "..", ".git/")) or text.endswith((".git", "-", "."))
+    if odd or not re.fullmatch(rf"{_REPO}/{_REPO}", text):
         raise SpecError(
             f"{where} = {text!r}, but a repository is OWNER/NAME of letters, digits, '-', '_' and '.'; write it as in me/gpt2-sae-layer-8"
         )
@@ -64,11 +65,13 @@ def body(shown: Mapping[str, Any]) -> str:
 
 
 _BLOCKS = {"gpt2": "transformer.h", "gpt_neo": "transformer.h", "gptj": "transformer.h", "gpt_neox": "gpt_neox.layers"}
-_LLAMAS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3", "phi", "phi3", "stablelm", "smollm3")
+_LLAMAS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3", "phi", "phi3", "stablelm", "smollm3",
+)  # fmt: skip
 
 
 def uses(
-    repo: str, folder: str, format: str, hookpoint: str, lm: Mapping[str, Any], latent: int, amount: float
+    repo: str, folder: str, format: str, hookpoint: str, lm: Mapping[str, Any], labelled: bool, latent: int, amount: float
 ) -> Sequence[tuple[str, str, str]]:
     """Name, language and lines of each way to use it. ``latent`` is one worth steering with, ``amount`` how much of it."""
     hub_id = lm.get("hub_id")
@@ -77,8 +80,8 @@ def uses(
             "SAINT: look, explain, steer",
             "bash",
             f"saint import sae.repo={repo} sae.subfolder={folder} lm=hf lm.path={hub_id or 'MODEL'}\n"
-            "saint explain adopt/KEY explainer=load explainer.path=explanations.parquet   # the labels of this page\n"
-            f'saint steer adopt/KEY "Once upon a time" --latent {latent}=4',
+            + ("saint explain adopt/KEY explainer=load explainer.path=explanations.parquet   # the labels here\n" if labelled else "")
+            + f'saint steer adopt/KEY "Once upon a time" --latent {latent}=4',
         )
     ]
     if format != "saelens":

@@ -127,12 +127,9 @@ def _words(index: Index, batch: Sequence[int]) -> dict[int, list[Word]]:
         models = _models(told, labelled)
         for latent in labelled:
             scores = (scores.of(latent) for scores in told.scores.values())
-            found.setdefault(latent, []).append(
-                Word(
-                    told.label_N[latent], told.name, told.kind, models.get(latent), told.address, told.when,
-                    tuple(score for score in scores if score["value"] is not None),
-                )  # fmt: skip
-            )
+            valued = tuple(score for score in scores if score["value"] is not None)
+            word = Word(told.label_N[latent], told.name, told.kind, models.get(latent), told.address, told.when, valued)
+            found.setdefault(latent, []).append(word)
     return found
 
 

@@ -18,6 +18,7 @@ from artifacts.store import Store
 from flows.cli import main
 from tasks.explainers._files import loaded
 from tasks.formats.base import opened
+from tasks.spec import SpecError
 from tests.browsed import PLANTED, build
 from tests.fake_hub import fake_hub
 from tests.unit.test_sharing import Seen
@@ -79,7 +80,10 @@ def pushed(world):
             (TOKEN + "x", push("me/sae")), ("", push("me/sae")), ["push", sae, "me/sae", where],
             push("me/late"), push("me/late"), [*back, f"backend.root={root / 'second'}", "runtime.mode=inline", "runtime.device=cpu"],
         )  # fmt: skip
-        names = "first again license other_owner other_content bad_license public then_private bad_token no_token unlicensed interrupted resumed back".split()
+        names = [
+            "first", "again", "license", "other_owner", "other_content", "bad_license", "public", "then_private", "bad_token", "no_token",
+            "unlicensed", "interrupted", "resumed", "back",
+        ]  # fmt: skip
         yield hub, dict(zip(names, said, strict=True))
 
 
@@ -89,7 +93,8 @@ def test_what_was_pushed_arrived_byte_for_byte_in_one_commit_in_a_private_reposi
     assert code == 0 and "private" in out and "me/sae" in hub.private
     first = hub.commits[0]
     names = {op["value"]["path"] for op in first["operations"]}
-    assert names == {"README.md", "saint.json", "explanations.parquet", "explanations.jsonl", "layers.1/cfg.json", "layers.1/sae_weights.safetensors"}
+    weights = {"layers.1/cfg.json", "layers.1/sae_weights.safetensors"}
+    assert names == {"README.md", "saint.json", "explanations.parquet", "explanations.jsonl", *weights}
     weights = (hub.root / "me/sae/layers.1/sae_weights.safetensors").read_bytes()
     (large,) = [op["value"] for op in first["operations"] if op["value"]["path"].endswith("safetensors")]
     assert hub.large[large["oid"]] == weights and hashlib.sha256(weights).hexdigest() == large["oid"]
@@ -128,7 +133,7 @@ def test_nothing_is_left_of_what_was_refused(pushed):
 
 
 def test_what_was_pushed_comes_back_with_equal_tensors_and_labels(pushed, world):
-    root, sae, where = world
+    root = world[0]
     hub, said = pushed
     assert said["back"][0] == 0, said["back"]
     second = Store.at(root / "second")
@@ -170,7 +175,7 @@ def test_nothing_that_goes_out_says_where_it_was_made(pushed, world):
 
 
 def test_a_dry_run_writes_the_folder_and_asks_no_hub(world, tmp_path, capsys, monkeypatch):
-    root, sae, where = world
+    _, sae, where = world
     monkeypatch.delenv("HF_TOKEN", raising=False)
     arguments = ["push", sae, "me/sae", "--license", "mit", "--dry-run", where]
     assert main([*arguments, "--folder", str(tmp_path / "out")]) == 0
@@ -186,9 +191,33 @@ def test_a_dry_run_writes_the_folder_and_asks_no_hub(world, tmp_path, capsys, mo
 
 def test_an_interrupted_push_leaves_nothing_half_and_the_same_command_goes_on(pushed):
     hub, said = pushed
-    assert said["interrupted"][0] == 1 and "the hub fails (500" in said["interrupted"][2] and "the same command goes on" in said["interrupted"][2]
+    code, _, err = said["interrupted"]
+    assert code == 1 and "the hub fails (500" in err and "the same command goes on" in err
     assert said["resumed"][0] == 0 and "README.md" in hub.files("me/late")
     assert len([c for c in hub.commits if c["repo"] == "me/late"]) == 1
+
+
+def test_an_sae_goes_out_in_the_first_format_that_holds_it_and_one_that_none_holds_leaves_nothing(tmp_path):
+    from flows.publishing import _weights
+    from tasks.formats.base import Portable, found_sae
+
+    w = torch.eye(8, 6)
+    tensors = {"W_enc_ND": w, "b_enc_N": w[:, 0].clone(), "W_dec_ND": w, "b_dec_D": w[0].clone()}
+    transcoder = Portable(found_sae("topk", tensors, k=2, subtract_b_dec=False), hookpoint="layers.0.mlp_in:layers.0.mlp")
+    assert _weights(transcoder, "train/0", tmp_path / "one")[0] == "sparsify"
+    crosscoder = Portable(found_sae("topk", tensors, k=2), hookpoint="layers.0+layers.1")
+    with pytest.raises(SpecError, match="SAELens has no crosscoders"):
+        _weights(crosscoder, "train/0", tmp_path / "two")
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_an_imported_sae_without_windows_is_pushed_with_where_it_came_from(pushed, world, tmp_path):
+    second = world[0] / "second"
+    (name,) = [str(a) for a in Store.at(second).artifacts() if a.stage == "adopt"]
+    arguments = ["push", name, "me/again", "--license", "other", "--dry-run", "--folder", str(tmp_path / "out"), f"backend.root={second}"]
+    assert main(arguments) == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "| Imported from | me/sae at " in text and "None yet." in text and "explainer=load" not in text
 
 
 # exports
@@ -200,14 +229,15 @@ def test_latents_are_exported_by_the_name_of_an_sae_of_explanations_or_of_scores
     score = next(a for a in store.artifacts() if a.stage == "score")
     assert main(["export", sae, "neuronpedia", str(tmp_path / "all"), where, "--model-id", "tiny", "--set", "res-x", "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
-    assert (whole["latents"], [f["path"] for f in whole["files"]][0]) == (128, "tiny/1-res-x/activations/batch-0.jsonl.gz")
+    assert (whole["latents"], whole["files"][0]["path"]) == (128, "tiny/1-res-x/activations/batch-0.jsonl.gz")
     assert main(["export", str(score), "neuronpedia", str(tmp_path / "one"), where, "--latents", "0:5", "--json"]) == 0
     some = json.loads(capsys.readouterr().out)
     assert some["latents"] == 5 and some["explanations"] < whole["explanations"]
     top = next((tmp_path / "one").glob("*/*"))
-    labels = gzip.open(top / "explanations" / "batch-0.jsonl.gz", "rt").read()
+    labels = gzip.decompress((top / "explanations" / "batch-0.jsonl.gz").read_bytes()).decode()
     assert top.name == "1-res-saint-128" and PLANTED not in labels
-    assert json.dumps(PLANTED)[1:-1] in gzip.open(tmp_path / "all/tiny/1-res-x/explanations/batch-0.jsonl.gz", "rt").read()
+    every = gzip.decompress((tmp_path / "all/tiny/1-res-x/explanations/batch-0.jsonl.gz").read_bytes()).decode()
+    assert json.dumps(PLANTED)[1:-1] in every
 
 
 @pytest.mark.parametrize(
@@ -222,13 +252,13 @@ def test_latents_are_exported_by_the_name_of_an_sae_of_explanations_or_of_scores
     ],
 )
 def test_what_was_typed_wrong_is_said_and_leaves_nothing(world, tmp_path, capsys, more, said):
-    root, sae, where = world
+    _, sae, where = world
     assert main(["export", sae, *[word.format(tmp_path) for word in more], where]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_an_export_that_fails_half_way_leaves_nothing(world, tmp_path, monkeypatch):
-    root, sae, where = world
+    _, sae, where = world
     from tasks.sharing import neuronpedia
 
     whole = neuronpedia.Place.feature

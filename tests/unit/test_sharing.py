@@ -20,7 +20,6 @@ from tasks.browsing.index import Index
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.explainers.base import one_line
 from tasks.progress import Progress
-
 from tasks.sharing.batches import write_neuronpedia, write_saedashboard
 from tasks.sharing.card import body, front_matter, licence, repo_id
 from tasks.sharing.escaping import markdown
@@ -53,8 +52,9 @@ def made(folder, change=lambda latents: latents) -> Index:
     pq.write_table(pa.Table.from_pylist([*rows, {"latent": 3, "status": "refused", "label": "", "model": "a-model"}]),
                    explain.path / "explanations.parquet")  # fmt: skip
     score = opened(folder / "score", "score", {}, {"metric": "balanced accuracy", "chance": 0.5, "range": [0, 1]})
-    found = [{"latent": 0, "status": "ok", "value": 0.75, "low": 0.7, "high": 0.8, "n": 20, "control_value": 0.5, "chance": 0.5},
-             {"latent": 1, "status": "errored", "value": None, "low": None, "high": None, "n": 0, "control_value": None, "chance": 0.5}]  # fmt: skip
+    names = ("latent", "status", "value", "low", "high", "n", "control_value", "chance")
+    values = [(0, "ok", 0.75, 0.7, 0.8, 20, 0.5, 0.5), (1, "errored", None, None, None, 0, None, 0.5)]
+    found = [dict(zip(names, row, strict=True)) for row in values]
     pq.write_table(pa.Table.from_pylist(found), score.path / "scores.parquet")
     return Index(Shelf(mine, (Explained(explain, "default", {"detection": score}),)))
 
@@ -187,8 +187,8 @@ def test_saedashboard_gets_token_ids_bins_and_titles_as_it_reads_them(tmp_path):
 
 INJECTIONS = [
     *ATTACKS, "a | b || c", "---", "- [x] task", "1. one", "# heading", "```\ncode\n```", "[a](javascript:alert(1))", "![](http://x/y.png)",
-    "a\n\n---\nlicense: evil\n---\n", "https://evil.example www.evil.example", "<!-- ", "&lt;img&gt; &#60;", "*a* _b_ ~~c~~ `d` $e$", "\\| \\",
-    "<details><summary>", "@everyone #1", "= = =", "+ plus",
+    "a\n\n---\nlicense: evil\n---\n", "https://evil.example www.evil.example", "<!-- ", "&lt;img&gt; &#60;", "*a* _b_ ~~c~~ `d` $e$",
+    "\\| \\", "<details><summary>", "@everyone #1", "= = =", "+ plus",
 ]  # fmt: skip
 
 
@@ -234,8 +234,9 @@ def test_front_matter_is_yaml_that_the_hub_reads_and_nothing_gets_into_it():
 
 def test_a_card_without_explanations_and_evaluation_says_so():
     text = body({
-        "title": "t", "kind": "topk", "n_latents": 8, "hookpoint": "layers.1", "model": "m", "figures": [("FVU", "0.1")], "measured_on": None,
-        "explained": [], "examples": [], "example_score": "", "uses": [], "n_dead": 2, "notes": ["a <b> note"], "provenance": [],
+        "title": "t", "kind": "topk", "n_latents": 8, "hookpoint": "layers.1", "model": "m", "figures": [("FVU", "0.1")],
+        "measured_on": None, "explained": [], "examples": [], "example_score": "", "uses": [], "n_dead": 2,
+        "notes": ["a <b> note"], "provenance": [],
     })  # fmt: skip
     assert "has no evaluation" in text and "None yet." in text and "2 latents never fired" in text and "a &#60;b&#62; note" in text
 
