@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 MARK = "saint.json"
 """The file by which a repository is known for one of ours, and of which SAE."""
 
+OWN_FOLDER = "saint"
+"""Where the weights lie in our own format, if they are not in it anyway."""
+
 _METRICS = ("fvu", "ce_loss_recovered", "l0")
-_FORMATS = ("saelens", "sparsify", "dictionary_learning")
-"""The first of these that can hold an SAE is what is published."""
+_OWN = "saint_sae"
+_FORMATS = ("saelens", "sparsify", "dictionary_learning", _OWN)
+"""The first of these that can hold an SAE is what is published; where it loses something, also in our own, which loses nothing."""
 
 _N_EXAMPLES = 12
 
@@ -58,7 +62,10 @@ def publish(store: Store, name: str, repo: str, license: str, folder: Path) -> P
     hookpoint = sae.summary["hookpoint"]
     subfolder = re.sub(r"[^A-Za-z0-9._-]+", "-", hookpoint).strip("-")
     folder.mkdir(parents=True)
-    format, lost = _weights(portable_of(store, name), name, folder / subfolder)
+    it = portable_of(store, name)
+    format, lost = _weights(it, name, folder / subfolder)
+    if lost:
+        written(it, name, _OWN, folder / OWN_FOLDER)
     try:
         shelf = shelf_of(store, sae)
     except SpecError:  # without windows there are no explanations
@@ -154,7 +161,7 @@ def _card(
         ("Context", None if captured is None or not captured.spec.get("context_tokens") else f"{captured.spec['context_tokens']} tokens"),
         ("Training", None if adopted or not made.get("seconds") else f"{made['seconds']:,.0f} s on {made.get('device', 'cpu')}"),
         ("Imported from", _origin(sae) if adopted else None),
-        ("Weights here", f"{subfolder}/, in the format of {format}"),
+        ("Weights here", f"{subfolder}/, in the format {format}" + (f"; {OWN_FOLDER}/ has all of them, in {_OWN}" if lost else "")),
         ("Explaining and scoring cost", None if index is None or not index.told else f"{usd:.2f} dollars"),
     ]
     best = [] if index is None else _best(index)

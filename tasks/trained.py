@@ -141,10 +141,15 @@ class TrainedSAE:
     @staticmethod
     def open(opened: Opened) -> TrainedSAE:
         """The SAE of a ``train`` artifact, on the CPU."""
+        return TrainedSAE.in_folder(opened.path)
+
+    @staticmethod
+    def in_folder(folder: Path) -> TrainedSAE:
+        """The SAE that ``save`` wrote into a folder, on the CPU."""
         from safetensors.torch import load_file
 
-        body = json.loads((opened.path / "sae.json").read_text())
-        held = load_file(opened.path / "sae.safetensors")
+        body = json.loads((folder / "sae.json").read_text())
+        held = load_file(folder / "sae.safetensors")
         weights = {name: tensor for name, tensor in held.items() if not name.startswith("norm.")}
         sae = decode("tasks.saes", body["spec"], "sae").holding(weights)
 

@@ -462,6 +462,22 @@ def single_cases(root: Path) -> dict[str, Case]:
     return found
 
 
+def own_cases(root: Path) -> dict[str, Case]:
+    """What SAINT's store has; a rule for its tensors' names that ``tasks/trained.py`` shall not change by mistake."""
+    w, mean, scale = Weights(130), np.linspace(-1, 1, D, dtype=np.float32), np.float32(2.5)
+    said = {"format": "saint-sae", "version": 1, "hookpoint": "layers.4", "d_in": D, "n_latents": M, "model": "gpt2"}
+
+    def top(x: np.ndarray) -> Answer:
+        f = relu(topk(w.pre((x - mean) / scale, True), K))
+        return f, w.out(f) * scale + mean
+
+    spec = {"kind": "topk", "k": K, "n_latents": M, "expansion_factor": None, "aux_coefficient": 0.03125, "k_aux": None}
+    config(root / "own" / "sae.json", **said, spec=spec, norm={"kind": "rms"})
+    tensors = {"W_enc_ND": w.enc, "b_enc_N": w.b_enc, "W_dec_ND": w.dec, "b_dec_D": w.b_dec}
+    safetensors(root / "own" / "sae.safetensors", **tensors, **{"norm.mean": mean, "norm.scale": np.array(scale)})
+    return {"topk": Case(root / "own", top, "topk", "saint_sae", {}, "layers.4")}
+
+
 def scope_cases(root: Path) -> dict[str, Case]:
     w, t = Weights(140), Weights(170, o=8)
 
@@ -563,6 +579,6 @@ def every_case(root: Path) -> dict[str, Case]:
     """All of them, by format and name."""
     makers = {
         "saelens": saelens_cases, "sparsify": sparsify_cases, "dictionary_learning": dictionary_learning_cases,
-        "single": single_cases, "scope": scope_cases,
+        "single": single_cases, "scope": scope_cases, "own": own_cases,
     }  # fmt: skip
     return {f"{name}-{case}": found for name, make in makers.items() for case, found in make(root / name).items()}

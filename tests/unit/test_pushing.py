@@ -197,18 +197,23 @@ def test_an_interrupted_push_leaves_nothing_half_and_the_same_command_goes_on(pu
     assert len([c for c in hub.commits if c["repo"] == "me/late"]) == 1
 
 
-def test_an_sae_goes_out_in_the_first_format_that_holds_it_and_one_that_none_holds_leaves_nothing(tmp_path):
+def test_an_sae_goes_out_in_the_first_format_that_holds_it_and_one_that_would_not_come_back_leaves_nothing(tmp_path):
     from flows.publishing import _weights
     from tasks.formats.base import Portable, found_sae
 
     w = torch.eye(8, 6)
-    tensors = {"W_enc_ND": w, "b_enc_N": w[:, 0].clone(), "W_dec_ND": w, "b_dec_D": w[0].clone()}
+    tensors = {"W_enc_ND": w, "b_enc_N": w[:, 0].clone(), "W_dec_ND": w.clone(), "b_dec_D": w[0].clone()}
     transcoder = Portable(found_sae("topk", tensors, k=2, subtract_b_dec=False), hookpoint="layers.0.mlp_in:layers.0.mlp")
     assert _weights(transcoder, "train/0", tmp_path / "one")[0] == "sparsify"
     crosscoder = Portable(found_sae("topk", tensors, k=2), hookpoint="layers.0+layers.1")
-    with pytest.raises(SpecError, match="SAELens has no crosscoders"):
-        _weights(crosscoder, "train/0", tmp_path / "two")
-    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert _weights(crosscoder, "train/0", tmp_path / "two") == ("saint_sae", [])
+    back = opened(tmp_path / "two")
+    assert back.hookpoint == "layers.0+layers.1" and torch.equal(back.sae.weights()["W_enc_ND"], w)
+    nowhere = Portable(found_sae("topk", tensors, k=2), hookpoint=None)
+    nowhere.sae.weights()["W_dec_ND"][0, 0] = float("nan")
+    with pytest.raises(SpecError, match="away from those here"):
+        _weights(nowhere, "train/0", tmp_path / "three")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_an_imported_sae_without_windows_is_pushed_with_where_it_came_from(pushed, world, tmp_path):
@@ -248,7 +253,7 @@ def test_latents_are_exported_by_the_name_of_an_sae_of_explanations_or_of_scores
         (["saelens", "{}/x", "--latents", "0:4"], "--latents, but format saelens is of weights"),
         (["neuronpedia", "{}/x", "--latents", "0:999"], "--latents = '0:999'"),
         (["neuronpedia", "{}/x", "--batch", "0"], "--batch = 0, but a file has at least one latent"),
-        (["neuronpaedia", "{}/x"], "use one of dictionary_learning, saelens, sparsify, neuronpedia, saedashboard"),
+        (["neuronpaedia", "{}/x"], "use one of dictionary_learning, saelens, saint_sae, sparsify, neuronpedia, saedashboard"),
     ],
 )
 def test_what_was_typed_wrong_is_said_and_leaves_nothing(world, tmp_path, capsys, more, said):
