@@ -97,6 +97,8 @@ def export(store: Store, name: str, format: str, folder: Path, flags: argparse.N
     print(f"{top}: {len(files)} files, {size(sum(f['bytes'] for f in files))}; " + ", ".join(f"{v:,} {k}" for k, v in n.items()))
     for line in _NEXT[format]:
         print(line)
+    if why := shelf.mine.summary.get("no_promoted"):
+        print(f"not carried: tokens that latents push up or down, of which there are none: {clean(why)}")
     return 0
 
 

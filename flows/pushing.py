@@ -41,7 +41,7 @@ def push(rest: list[str], debug: bool = False) -> int:
         from flows.uploading import Repository
 
         target = Repository(repo, address, flags.public, flags.replace)
-    from flows.publishing import publish
+    from flows.publishing import OWN_FOLDER, publish
 
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def push(rest: list[str], debug: bool = False) -> int:
             for file, n in sizes.items():
                 print(f"  {file}  {size(n)}")
             for note in found.lost:
-                print(f"not carried: {clean(note)}")
+                print(f"not carried in {found.format}, but in {OWN_FOLDER}/: {clean(note)}")
         if target is None:
             if flags.json:
                 return print_json({**said, "pushed": False})

@@ -211,7 +211,7 @@ def test_an_sae_goes_out_in_the_first_format_that_holds_it_and_one_that_would_no
     assert back.hookpoint == "layers.0+layers.1" and torch.equal(back.sae.weights()["W_enc_ND"], w)
     nowhere = Portable(found_sae("topk", tensors, k=2), hookpoint=None)
     nowhere.sae.weights()["W_dec_ND"][0, 0] = float("nan")
-    with pytest.raises(SpecError, match="away from those here"):
+    with pytest.raises(SpecError, match="1 values in W_dec that are not finite"):
         _weights(nowhere, "train/0", tmp_path / "three")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
