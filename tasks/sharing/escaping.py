@@ -11,7 +11,7 @@ _SIGNS = re.compile(r"""
     [\\`*_\[\]<>&|~#@$]       # emphasis, code, links, HTML, cells, mentions, formulas
     | (?<=www)\. | :(?=//)     # what readers make links of by themselves
     | ^[-+=:]                  # lists, lines under headings, rulers
-    | (?<=^\d)[.)] | (?<=^\d\d)[.)]
+    | (?<=^\d)[.)](?!\d) | (?<=^\d\d)[.)](?!\d)   # numbered lists, not decimals
 """, re.VERBOSE | re.IGNORECASE)  # fmt: skip
 
 
