@@ -17,12 +17,14 @@ import pytest
 from flows.config import load
 from flows.recipes import recipes
 from tasks.analyse import AnalyseSpec, analyse
-from tasks.report import ReportSpec, _figures, embedded, report
+from tasks.report import ReportSpec, _figures, report
+from tasks.reporting.pages import embedded
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
 from tests.e2e.test_cli import saint
 from tests.making import make
+from tests.reported import data_of
 from tests.small import overrides
 
 NASTY = "<img src=x onerror=\"document.title='XSS'\"></script><script>document.title='XSS'</script> \u202e \u2028 & \x1b[31m"
@@ -98,10 +100,6 @@ def test_the_cost_counts_no_answer_twice():
     assert _figures(job, {}, analysis, {})[-1]["value"] == "$1.50"
 
 
-def data_of(page: str) -> dict:
-    return json.loads(page.split('id="data">')[1].split("</script>")[0])
-
-
 def cells(page: str, table: str) -> list[list[str]]:
     """The text of each cell of a table of some class, row by row."""
     body = re.search(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)[1]
@@ -130,13 +128,13 @@ def test_foreign_text_cannot_end_the_data_or_start_an_element(page):
     assert "<img" not in page
     data = page.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&\u2028\u2029") & set(data)
-    assert "onerror" in json.dumps(json.loads(data)), "the attack must be in the page, as text"
+    assert "onerror" in json.dumps(data_of(page)), "the attack must be in the page, as text"
 
 
 def test_every_latent_is_in_the_table_and_the_page_is_small(page):
-    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert [row["latent"] for row in data["latents"]] == list(range(128))
-    assert all(row["status"] for row in data["latents"])
+    data = data_of(page)
+    assert len(data["latents"]) == 128 and all(row["status"] for row in data["latents"])
+    assert list(data["cards"]) == list(range(128)), "what is small is in one file, with every latent's windows"
     assert len(page.encode()) < 5_000_000
     for heading in ("All latents", "Where it came from", "Measured, and how", "training-curves", "cross-entropies"):
         assert heading in page
