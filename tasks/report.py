@@ -90,8 +90,14 @@ def _data(
         data["columns"][name] = pack if fits else None
         if not fits:
             pieces.write(pack, folder, name.replace("/", "-"))
-    several = (pieces.packed(dict(part)) for part in pieces.batches(carded(kept), PER_PIECE))
-    data["pieces"] = pieces.inside(several, room, folder)
+    with job.progress.bar("report", len(kept), "latents") as bar:
+
+        def several() -> Iterator[Any]:
+            for part in pieces.batches(carded(kept), PER_PIECE):
+                yield pieces.packed(dict(part))
+                bar.advance(len(part))
+
+        data["pieces"] = pieces.inside(several(), room, folder)
     return data
 
 
@@ -117,7 +123,7 @@ def _page(
         rendered,
         "page.html.j2",
         ("reading.js", "card.js", "index.js"),
-        ("style.css", "scores.css", "index.css", "print.css"),
+        ("style.css", "scores.css", "index.css"),
         title=f"{lm['name']} at {train['hookpoint']}: {train['n_latents']:,} latents",
         subtitle=(
             f"{sae['spec']['kind']} SAE, expansion {train['n_latents'] / train['d_in']:g} of d_in {train['d_in']}, "

@@ -58,13 +58,15 @@ function part(title, lines, open) {
   box.append(make("summary", "", title), ...lines);
   return box;
 }
+// Of a card among others, what tells it at a glance; the rest is folded away.
+const GLANCE = 4;
 function windows(card, whole) {
   const [strongest, ...weaker] = card.quantiles, box = make("div");
   const tag = (shown) => number(shown[3], 2);
-  if (strongest) box.append(part("strongest", strongest[2].map((shown) => windowOf(shown, tag(shown))), true));
-  const lines = weaker.flatMap(([, , all]) => all.map((shown) => windowOf(shown, tag(shown))));
+  if (strongest) box.append(part("strongest", strongest[2].slice(0, whole ? undefined : GLANCE).map((shown) => windowOf(shown, tag(shown))), true));
+  const lines = weaker.flatMap(([, , all]) => all.slice(0, whole ? undefined : 1).map((shown) => windowOf(shown, tag(shown))));
   if (lines.length) box.append(part("weaker, down to the weakest", lines, whole));
-  const silent = card.misses.map((shown) => windowOf(shown, ""));
+  const silent = card.misses.slice(0, whole ? undefined : GLANCE / 2).map((shown) => windowOf(shown, ""));
   if (silent.length) box.append(part("near misses: it does not fire here", silent, whole));
   if (!strongest) box.prepend(make("p", "soft", card.fires ? "No window of it was kept." : "It never fired on the text that was read."));
   return box;
@@ -117,6 +119,11 @@ function card(latent, whole) {
   if (others.length) top.append(make("span", "soft", others.join(", ")));
   top.append(make("span", "soft", found.density ? "fires on " + Number((100 * found.density).toPrecision(2)) + "% of tokens" : "never fires"));
   if (found.status !== "ok" && found.label) top.append(make("span", "tag", found.status));
+  if (!whole) {
+    const link = make("button", "whole", "all of it");
+    link.addEventListener("click", () => show(latent));
+    top.append(link);
+  }
   box.append(top);
   const more = cardOf(latent);
   if (more === null) {

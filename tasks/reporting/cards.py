@@ -79,7 +79,7 @@ def cards(
     said = explanations(explain)
     histograms = pq.read_table(mine.path / "latents.parquet", columns=["histogram"])["histogram"]
     edges = mine.summary["histogram_edges"]
-    for found in examples(mine, latents):
+    for found in examples(mine, latents, "train"):
         card = _card(found, said.get(found.latent), n_windows)
         card["bins"] = activations(histograms[found.latent].as_py(), edges)
         card["nearest"] = nearest[found.latent]

@@ -34,9 +34,10 @@ function look() {
   const asked = /^#?\d+$/.test(words[0] || "") && words.length === 1 ? Number(words[0].replace("#", "")) : -1;
   found = all().filter((latent) => (!status || statusOf(latent) === status) &&
     (latent === asked || words.every((word) => lower !== null && lower[latent].includes(word))));
-  const key = keys(order), sign = down ? -1 : 1, of = new Map(found.map((latent) => [latent, key(latent)]));
+  const key = keys(order), sign = down ? -1 : 1, of = new Array(data.n);
+  for (const latent of found) of[latent] = key(latent);
   found.sort((a, b) => {
-    const x = of.get(a), y = of.get(b);
+    const x = of[a], y = of[b];
     if (x === null || y === null) return (x === null) - (y === null) || a - b;
     return (x < y ? -1 : x > y ? 1 : 0) * sign || a - b;
   });
@@ -74,7 +75,7 @@ function draw() {
 function turn(to) { page = to; draw(); }
 function show(latent) {
   get("chosen").replaceChildren(card(latent, true));
-  get("chosen").scrollIntoView({ block: "nearest" });
+  get("chosen").scrollIntoView();
   history.replaceState(null, "", "#latent-" + latent);
 }
 // Columns have come: all that is drawn of them is drawn anew, but for the card that somebody reads.

@@ -19,7 +19,7 @@ def rendered(template: str, script: str | tuple[str, ...], styles: tuple[str, ..
 
     source = "".join(map(text_of, (script,) if isinstance(script, str) else script)) if script else ""
     return _environment().get_template(template).render(
-        style=Markup("".join(map(text_of, styles))),
+        style=Markup("".join(map(text_of, (*styles, "print.css") if styles else ()))),
         script=Markup(source),
         script_hash=base64.b64encode(hashlib.sha256(source.encode()).digest()).decode(),
         frames=frames,

@@ -4,27 +4,33 @@ const data = JSON.parse(document.getElementById("data").textContent);
 
 // Long values are zlib in base64; short ones are there as they are, so that a small page is whole as soon as it is read.
 async function inflated(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i += 1) bytes[i] = letters.charCodeAt(i);
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
 }
 const unpacked = (value) => (typeof value === "string" ? inflated(value) : value);
 
 // A file beside this page, read in a frame that may do nothing but tell it: a page opened by double click may not fetch.
-const listening = new Map();
-addEventListener("message", (event) => { if (listening.has(event.source)) listening.get(event.source)(event.data); });
+// One frame for all, one file after the other: each new frame would be a new process.
+const reader = document.createElement("iframe");
+reader.hidden = true;
+reader.setAttribute("sandbox", "allow-scripts");
+let idle = Promise.resolve();
 function beside(name) {
-  return new Promise((resolve, reject) => {
-    const frame = document.createElement("iframe");
-    const end = (settle, value) => { listening.delete(frame.contentWindow); frame.remove(); settle(value); };
-    frame.hidden = true;
-    frame.setAttribute("sandbox", "allow-scripts");
-    frame.src = "latents/" + name + ".html";
-    frame.addEventListener("load", () => setTimeout(end, 1000, reject, new Error("latents/" + name + ".html is not there")));
-    document.body.append(frame);
-    listening.set(frame.contentWindow, (text) => {
-      try { end(resolve, unpacked(JSON.parse(text))); } catch (error) { end(reject, error); }
-    });
-  });
+  const told = idle.then(() => new Promise((resolve, reject) => {
+    const file = "latents/" + name + ".html", over = new AbortController(), { signal } = over;
+    const missing = () => { over.abort(); reject(new Error(file + " is not there")); };
+    addEventListener("message", (event) => {
+      if (event.source !== reader.contentWindow) return;
+      over.abort();
+      resolve(event.data);
+    }, { signal });
+    reader.addEventListener("load", () => setTimeout(() => { if (!signal.aborted) missing(); }, 1000), { signal });
+    reader.src = file;
+    if (!reader.isConnected) document.body.append(reader);
+  }));
+  idle = told.catch(() => {});
+  return told.then((text) => unpacked(JSON.parse(text)));
 }
 
 // The cards of some latents at a time; only the pieces looked at last are held.
@@ -72,12 +78,14 @@ function statusOf(latent) {
 // Columns that are in the page first; `again` is called when the others have come.
 async function read(again) {
   const outside = Object.keys(data.columns).filter((name) => data.columns[name] === null);
-  for (const [name, value] of Object.entries(data.columns)) if (value !== null) columns[name] = await unpacked(value);
-  first = await unpacked(data.first);
-  if (data.kept !== null) {
-    const places = new Map((await unpacked(data.kept)).map((latent, place) => [latent, place]));
+  const inside = Object.keys(data.columns).filter((name) => data.columns[name] !== null);
+  const found = await Promise.all([data.first, data.kept, ...inside.map((name) => data.columns[name])].map(unpacked));
+  first = found[0];
+  if (found[1] !== null) {
+    const places = new Map(found[1].map((latent, place) => [latent, place]));
     placeOf = (latent) => places.get(latent);
   }
+  inside.forEach((name, i) => { columns[name] = found[i + 2]; });
   again();
   for (const name of outside) {
     columns[name] = await beside(name.replace("/", "-"));
