@@ -42,7 +42,9 @@ from tasks.stage import Job, Stage
 FLOOR_BYTES, FLOOR_MS = 5_000_000, 1_000
 JUDGED = 10
 SEEN = """
-const look = () => { if (document.querySelector("#latents tbody tr")) window.table_seen = performance.now(); else requestAnimationFrame(look); };
+const look = () => {
+  if (document.querySelector("#latents tbody tr")) window.table_seen = performance.now(); else requestAnimationFrame(look);
+};
 requestAnimationFrame(look);
 """
 """By the page's own clock, which begins when it is asked for."""
@@ -123,7 +125,7 @@ def opening(browser: Any, url: str) -> dict[str, float]:
 def ran(stage: Stage, spec: Spec, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     nothing: Any = None
-    return stage.run(Job(nothing, spec, inputs, SimpleNamespace(path=folder), Runtime(), Progress(), nothing))  # type: ignore[arg-type]
+    return stage.run(Job(nothing, spec, inputs, SimpleNamespace(path=folder), Runtime(), Progress(), nothing))
 
 
 def inputs_of(shelf: Shelf, folder: Path) -> dict[str, Any]:
@@ -138,7 +140,8 @@ def inputs_of(shelf: Shelf, folder: Path) -> dict[str, Any]:
     shelf.sae.summary.update({"hookpoint": "layers.6", "d_in": d, "n_tokens": 10**9})
     (shelf.sae.path / "sae.json").write_text(json.dumps({"spec": {"kind": "topk"}}))
     steps = np.arange(1, 1001)
-    log = {"step": steps, "tokens": steps * 10**6, "lr": np.ones(1000), "dead_fraction": 1 / steps, "split": ["train"] * 1000, "fvu": 1 / steps**0.3}
+    log: dict[str, Any] = {"step": steps, "tokens": steps * 10**6, "lr": np.ones(1000), "dead_fraction": 1 / steps, "fvu": 1 / steps**0.3}
+    log["split"] = ["train"] * 1000
     pq.write_table(pa.table(log), shelf.sae.path / "log.parquet")
     evaluate = opened(folder / "evaluate", "evaluate", {}, {})
     metrics = {name: {"value": value} for name, value in (("fvu", 0.1), ("l0", 32.0), ("ce_clean", 3.0), ("ce_sae", 3.1))}

@@ -26,7 +26,7 @@ _PLAIN = 16_384
 """Characters of JSON up to which a piece stays readable; longer ones are compressed."""
 
 
-def packed(value: list[Any] | dict[str, Any]) -> Any:
+def packed(value: list[Any] | dict[Any, Any]) -> Any:
     """A list or dict itself; or, where its JSON is long, that compressed (zlib) and in base64. The inverse is ``unpacked``."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     if len(text) <= _PLAIN:
