@@ -64,8 +64,10 @@ function windows(card, whole) {
   const [strongest, ...weaker] = card.quantiles, box = make("div");
   const tag = (shown) => number(shown[3], 2);
   if (strongest) box.append(part("strongest", strongest[2].slice(0, whole ? undefined : GLANCE).map((shown) => windowOf(shown, tag(shown))), true));
-  const lines = weaker.flatMap(([, , all]) => all.slice(0, whole ? undefined : 1).map((shown) => windowOf(shown, tag(shown))));
-  if (lines.length) box.append(part("weaker, down to the weakest", lines, whole));
+  const wide = matchMedia("(min-width: 760px)").matches, each = Math.max(1, weaker.length / GLANCE);
+  const some = whole ? weaker.flatMap(([, , all]) => all)
+    : weaker.filter((_, i) => Math.floor((i + 1) / each) > Math.floor(i / each)).map(([, , all]) => all[0]);
+  if (some.length) box.append(part("weaker, down to the weakest", some.map((shown) => windowOf(shown, tag(shown))), whole || wide));
   const silent = card.misses.slice(0, whole ? undefined : GLANCE / 2).map((shown) => windowOf(shown, ""));
   if (silent.length) box.append(part("near misses: it does not fire here", silent, whole));
   if (!strongest) box.prepend(make("p", "soft", card.fires ? "No window of it was kept." : "It never fired on the text that was read."));
@@ -98,7 +100,7 @@ function body(card, whole) {
   const both = make("div", "columns"), side = make("div");
   side.append(histogram(card.bins), chips("promotes", card.promoted), chips("suppresses", card.suppressed),
     nearest(card.nearest), chips("evidence (log-odds on hover)", card.evidence));
-  if (card.confidence !== null) side.append(make("p", "soft", "the explainer's own confidence " + number(card.confidence, 2)));
+  if (card.confidence !== null) side.append(make("small", "", "the explainer's own confidence " + number(card.confidence, 2)));
   both.append(windows(card, whole), side);
   return both;
 }
