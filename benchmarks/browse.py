@@ -113,7 +113,7 @@ def shelf_of(folder: Path, n: int, d: int) -> Shelf:
 
 def _facts(folder: Path, fires: np.ndarray, largest: np.ndarray, draw: np.random.Generator) -> None:
     n = len(fires)
-    histogram = draw.integers(0, 1000, (n, BINS))
+    histogram = draw.integers(0, 1000, (n, BINS)) * (fires > 0)[:, None]
     table = {
         "latent": np.arange(n, dtype=np.int32), "n_fires": fires, "density": fires / 1e7, "max_value": largest,
         "mean_value": largest / 4, "histogram": lists(histogram), "single_token_share": draw.random(n, np.float32),

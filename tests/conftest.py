@@ -9,7 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.objects import s3, s3_server  # noqa: F401 - fixtures of all tests
+from tests.browser import browser, served, visit  # noqa: F401 - fixtures of all tests
+from tests.objects import s3, s3_server  # noqa: F401
 from tests.servers import PostgresMissing, PrefectServer, one_connection, postgres, prefect_server
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.browsing.told import Told, said
 from tasks.explainers.base import LatentExamples, Window
 from tasks.mining.reading import windows_of
-from tasks.reporting.gather import shown_window
+from tasks.reporting.cards import by_quantile, misses, shown_window
 from tasks.reporting.plots import activations
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def latent_page(index: Index, latent: int, scorer: str | None = None, n_near: in
         "scale": None if scale is None else {**scale.json, "poor": scale.poor},
         "bins": activations(index.histogram_of(latent), index.edges),
         "windows": _by_quantile(found),
-        "misses": [_window(w, found) for w in _misses(found)],
+        "misses": [_window(w, found) for w in misses(found, _MISSES)],
         "promoted": found.promoted,
         "suppressed": found.suppressed,
         "no_promoted": index.shelf.mine.summary.get("no_promoted"),
@@ -70,36 +70,18 @@ def nearest(index: Index, latent: int, n: int = 8) -> list[dict[str, Any]] | Non
 
 
 def _by_quantile(found: LatentExamples) -> list[dict[str, Any]]:
-    """Activating windows of the train split, each quantile by itself: a label must fit the weak ones, too."""
-    every = sorted(found.train(activating=True), key=lambda w: (w.quantile, -max(w.values), w.window_id))
-    groups: dict[int, list[Window]] = {}
-    for window in every:
-        groups.setdefault(window.quantile, []).append(window)
-    parts = []
-    for quantile, windows in groups.items():
-        strongest = not parts
-        kept = windows[:_MORE] if strongest else _spread(windows, _MORE)
-        parts.append({
-            "quantile": quantile, "n_quantiles": max(groups) + 1,
-            "high": max(windows[0].values), "low": max(windows[-1].values),
-            "n_shown": _STRONGEST if strongest else _WEAKER,
-            "windows": [_window(w, found) for w in kept],
-        })  # fmt: skip
-    return parts
-
-
-def _spread(windows: list[Window], n: int) -> list[Window]:
-    return [windows[i * len(windows) // n] for i in range(n)] if len(windows) > n else windows
-
-
-def _misses(found: LatentExamples) -> list[Window]:
-    """Windows in which one might think it fires, but it does not; random ones where mining looked for no others."""
-    silent = found.train(activating=False)
-    return ([w for w in silent if w.group != "random"] or silent)[:_MISSES]
+    return [
+        {
+            "quantile": part.number, "n_quantiles": part.n, "high": part.high, "low": part.low,
+            "n_shown": _WEAKER if i else _STRONGEST,
+            "windows": [_window(w, found) for w in part.windows],
+        }
+        for i, part in enumerate(by_quantile(found, _MORE, _MORE))
+    ]  # fmt: skip
 
 
 def _window(window: Window, found: LatentExamples) -> dict[str, Any]:
-    tokens, steps, peak, most, _ = shown_window(window, found.max_value)
+    tokens, steps, peak, most = shown_window(window, found.max_value)
     return {"tokens": list(zip(tokens, steps, strict=True)), "peak": peak, "most": most, "group": said(window.group)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.explainers.base import LatentExamples, Window
-from tasks.lazy import np, pa, pq
+from tasks.lazy import np, pa, pc, pq
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from artifacts.store import Opened
 
 
-def examples(opened: Opened, latents: Iterable[int] | None = None) -> Iterator[LatentExamples]:
-    """All that is known of each latent, in ascending order. ``latents`` limits it to some. Bounded memory."""
+def examples(
+    opened: Opened, latents: Iterable[int] | None = None, split: str | None = None
+) -> Iterator[LatentExamples]:
+    """All that is known of each latent, in ascending order. ``latents`` limits it to some, ``split`` their windows. Bounded
+    memory."""
     texts = np.array(json.loads((opened.path / "tokens.json").read_text()), object)
     facts = pq.read_table(opened.path / "latents.parquet", columns=["n_fires", "density", "max_value"]).to_pydict()
     wanted = range(len(facts["n_fires"])) if latents is None else sorted(set(latents))
@@ -29,12 +32,15 @@ def examples(opened: Opened, latents: Iterable[int] | None = None) -> Iterator[L
         for latent in wanted:
             told = promoted.of(latent).to_pylist()[0]
             up, down = ([(t["token"], t["logit"]) for t in told[c]] for c in ("promoted", "suppressed"))
+            own = windows.of(latent)
+            if split is not None:
+                own = own.filter(pc.equal(own["split"], split))
             yield LatentExamples(
                 latent=latent,
                 n_fires=facts["n_fires"][latent],
                 density=facts["density"][latent],
                 max_value=facts["max_value"][latent],
-                windows=tuple(windows_of(windows.of(latent), texts)),
+                windows=tuple(windows_of(own, texts)),
                 promoted=tuple(up),
                 suppressed=tuple(down),
             )

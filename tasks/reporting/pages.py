@@ -5,24 +5,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 
-def rendered(template: str, script: str, styles: tuple[str, ...], **shown: Any) -> str:
-    """A template of this folder that extends ``base.html.j2``, with a script and style sheets of this folder in it.
+def rendered(template: str, script: str | tuple[str, ...], styles: tuple[str, ...], frames: bool = False, **shown: Any) -> str:
+    """A template of this folder that extends ``base.html.j2``, with scripts and style sheets of this folder in it.
 
-    A page without a script names none: ``""``.
+    A page without a script names none: ``""``. ``frames``: whether it may load files beside it into frames.
     """
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(text_of))
-    source = text_of(script) if script else ""
-    return environment.get_template(template).render(
-        style=Markup("".join(map(text_of, styles))),
+    source = "".join(map(text_of, (script,) if isinstance(script, str) else script)) if script else ""
+    return _environment().get_template(template).render(
+        style=Markup("".join(map(text_of, (*styles, "print.css") if styles else ()))),
         script=Markup(source),
         script_hash=base64.b64encode(hashlib.sha256(source.encode()).digest()).decode(),
+        frames=frames,
         **shown,
     )
 
@@ -33,6 +33,13 @@ def embedded(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode("utf-8", "replace").decode()
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(text_of))
 
 
 def text_of(name: str) -> str:

@@ -6,11 +6,8 @@ import io
 import json
 import re
 import shutil
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from flows.cli import main
 from flows.lineage import recipe_of
 from tasks.adopt import AdoptSpec, adopt
 from tasks.spec import SpecError
+from tests.browser import DESK, TELEPHONE, width_of
 from tests.foreign import Weights, saelens
 from tests.making import make
 from tests.small import overrides
@@ -327,61 +325,47 @@ def test_of_each_latent_the_newest_label_is_taken_and_random_ones_only_by_name(b
 
 
 @pytest.mark.special
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sae, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+def test_a_real_browser_heats_tokens_shows_latents_and_runs_no_foreign_script(sae, tmp_path, served, visit, width):
     inspected = sae.inspect([PROMPT, HOSTILE], attribute=True)
     inspected.html(tmp_path / "page.html")
+    folder = served(tmp_path)
+    page = visit(folder.url + "page.html", width=width)
+    assert width_of(page) == width
+    assert "XSS" not in page.title() and page.locator("img").count() == 0
+    body = inspected.json
+    spans = page.locator(".text span")
+    assert spans.count() == sum(len(p["tokens"]) for p in body["prompts"]) and "special" in spans.first.get_attribute("class")
+
+    def hot() -> list[bool]:
+        return ["rgba" in style for style in spans.evaluate_all("all => all.map(one => one.getAttribute('style') || '')")]
+
+    assert any(hot())
+    spans.nth(2).click()
+    latents = body["prompts"][0]["tokens"][2]["latents"]
+    lines = page.locator("#panel .latent .id")
+    assert [int(text) for text in lines.all_inner_texts()] == [one["latent"] for one in latents]
+    lines.first.click()  # the latent's heat over the prompts
+    strongest = latents[0]["latent"]
+    assert f"latent {strongest}" in page.locator("#panel h3").first.inner_text() and f"#latent-{strongest}" in page.url
+    where = [any(one["latent"] == strongest for one in t["latents"]) for p in body["prompts"] for t in p["tokens"]]
+    assert hot() == where
+    assert width_of(page) == width, "nor does the panel stick out"
+    every = page.locator("#latents tbody tr").count()
+    page.fill("#search", str(strongest))
+    assert 1 <= page.locator("#latents tbody tr").count() < every
+    assert folder.paths == ["/page.html"]
+
+
+@pytest.mark.special
+def test_a_page_in_a_notebook_answers_clicks(sae, tmp_path, served, visit):
+    inspected = sae.inspect([PROMPT, HOSTILE], attribute=True)
     (tmp_path / "notebook.html").write_text(f"<!doctype html><meta charset=utf-8><body>{inspected._repr_html_()}", "utf-8")
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_request(self, *_: object) -> None:
-            asked.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=shutil.which("chromedriver")))
-    try:
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-        )
-        browser.get(f"http://127.0.0.1:{server.server_port}/page.html")
-        find = partial(browser.find_elements, "css selector")
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert "XSS" not in browser.title and not find("img")
-        body = inspected.json
-        spans = find(".text span")
-        assert len(spans) == sum(len(p["tokens"]) for p in body["prompts"]) and "special" in spans[0].get_attribute("class")
-        assert any("rgba" in (span.get_attribute("style") or "") for span in spans)
-        spans[2].click()
-        latents = body["prompts"][0]["tokens"][2]["latents"]
-        lines = find("#panel .latent .id")
-        assert [int(line.text) for line in lines] == [one["latent"] for one in latents]
-        lines[0].click()  # the latent's heat over the prompts
-        strongest = latents[0]["latent"]
-        assert f"latent {strongest}" in find("#panel h3")[0].text and f"#latent-{strongest}" in browser.current_url
-        where = [any(one["latent"] == strongest for one in t["latents"]) for p in body["prompts"] for t in p["tokens"]]
-        hot = ["rgba" in (span.get_attribute("style") or "") for span in find(".text span")]
-        assert hot == where
-        find("#search")[0].send_keys(str(strongest))
-        assert len(find("#latents tbody tr")) >= 1
-        problems = [e["message"] for e in browser.get_log("browser") if "favicon" not in e["message"]]
-        assert problems == []
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.get(f"http://127.0.0.1:{server.server_port}/notebook.html")
-        browser.switch_to.frame(0)
-        find(".text span")[2].click()
-        find("#panel .latent")[0].click()
-        assert f"latent {strongest}" in find("#panel h3")[0].text
-    finally:
-        browser.quit()
-        server.shutdown()
-    assert {path for path in asked if path != "/favicon.ico"} == {"/page.html", "/notebook.html"}
+    folder = served(tmp_path)
+    page = visit(folder.url + "notebook.html")
+    inner = page.frame_locator("iframe")
+    inner.locator(".text span").nth(2).click()
+    inner.locator("#panel .latent").first.click()
+    strongest = inspected.json["prompts"][0]["tokens"][2]["latents"][0]["latent"]
+    assert f"latent {strongest}" in inner.locator("#panel h3").first.inner_text()
+    assert folder.paths == ["/notebook.html"]

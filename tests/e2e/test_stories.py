@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def test_an_sae_on_real_stories_reconstructs_as_well_as_the_peers_do(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "lm-stories260k").exists(), reason="the shared model and stories are not here")
-def test_the_whole_way_with_a_model_of_this_machine_for_the_llm(tmp_path):
+def test_the_whole_way_with_a_model_of_this_machine_for_the_llm(tmp_path, request):
     """In form only: a model of 260,000 parameters says nothing of sense, and its judgements come out near chance."""
     pytest.importorskip("llguidance", reason="the extra 'local' is not installed")
     model = DATA / "lm-stories260k"
@@ -51,10 +50,8 @@ def test_the_whole_way_with_a_model_of_this_machine_for_the_llm(tmp_path):
     found = json.loads(saint(tmp_path, "show", "last", "--json").stdout)["run"]["metrics"]["layers.1"]
     assert found["explain"]["n"] == 4 and found["explain"]["n_ok"] >= 3 and found["explain"]["usd"] == 0
     assert found["score/detection"]["n_ok"] >= 3 and abs(found["score/detection"]["mean"] - 0.5) < 0.2
-    if chromium := shutil.which("chromium"):  # its own script has drawn the cards of all four
+    if shutil.which("chromium"):  # its own script has drawn the cards of all four
         (page,) = tmp_path.glob("saint-store/report/*/*/attempts/*/data/report.html")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-        shown = subprocess.run([chromium, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-        assert shown.stdout.count('<article class="card') >= 3, shown.stderr[-2000:]
+        assert request.getfixturevalue("visit")(page.as_uri()).locator("article.card").count() >= 3
     again = saint(tmp_path, *asked, "score.seed=1")  # other questions to the judge; the explanations are in the store
     assert again.returncode == 0, again.stderr[-3000:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from flows.cli import main
 from flows.lineage import Held, recipe_of
 from tasks.spec import Spec
 from tasks.stage import Job, Summary, stage
+from tests.browser import DESK, TELEPHONE, width_of
 from tests.making import make
 from tests.small import overrides
 
@@ -188,26 +188,9 @@ def test_mistakes_are_told_before_any_work(world, refused):
 
 
 @pytest.mark.special
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_in_a_real_browser_nothing_overflows(world, saint, width):
-    from selenium import webdriver
-
-    pages = [
-        Path(json.loads(saint("survey", str(world.first), f"with={world.second}", "--json"))["path"]) / "survey.html",
-        Path(json.loads(saint("probe", str(world.first), "hold_out=documents", "--json"))["path"]) / "probe.html",
-    ]
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        for page in pages:
-            driver.get(page.as_uri())
-            assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-            assert driver.get_log("browser") == []
-    finally:
-        driver.quit()
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+def test_in_a_real_browser_nothing_overflows(world, saint, visit, width):
+    survey = json.loads(saint("survey", str(world.first), f"with={world.second}", "--json"))
+    probe = json.loads(saint("probe", str(world.first), "hold_out=documents", "--json"))
+    for page in (Path(survey["path"]) / "survey.html", Path(probe["path"]) / "probe.html"):
+        assert width_of(visit(page.as_uri(), width=width)) == width

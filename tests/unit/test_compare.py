@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import math
 import re
-import shutil
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from tasks.reporting.sweep import page
 from tasks.reporting.sweep_grid import axes, in_order
 from tasks.spec import Spec, SpecError
 from tasks.stage import Job, Summary, stage
+from tests.browser import DESK, TELEPHONE, width_of
 from tests.making import make
 
 NASTY = "<script>document.title='XSS'</script>$\\frac|`*\u202e\x1b\"'&"
@@ -275,40 +275,19 @@ def test_inputs_that_are_not_parallel_are_refused(tmp_path):
 
 
 @pytest.mark.special
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_real_browser_sorts_the_table_and_nothing_overflows(tmp_path, width):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    given = GRID(scores=("detection",), sae=["topk", NASTY])
-    (tmp_path / "sweep.html").write_text(page(rows(**given)), "utf-8")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        # a window is no narrower than 500 px, a device is
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.get((tmp_path / "sweep.html").as_uri())
-        find = partial(browser.find_elements, "css selector")
-        assert browser.title == "Sweep of 24 SAEs"
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert browser.execute_script("return window.innerWidth") == width
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+def test_a_real_browser_sorts_the_table_and_nothing_overflows(tmp_path, visit, width):
+    (tmp_path / "sweep.html").write_text(page(rows(**GRID(scores=("detection",), sae=["topk", NASTY]))), "utf-8")
+    shown = visit((tmp_path / "sweep.html").as_uri(), width=width)
+    assert shown.title() == "Sweep of 24 SAEs"
+    assert width_of(shown) == width
 
-        def column(at: int) -> list[str]:
-            return [cell.get_attribute("textContent") for cell in find(f"#jobs tbody td:nth-child({at})")]
+    def column(at: int) -> list[str]:
+        return shown.locator(f"#jobs tbody td:nth-child({at})").all_text_contents()
 
-        titles = [head.text for head in find("#jobs th")]
-        fvu = titles.index("FVU") + 1
-        button = find(f"#jobs th:nth-child({fvu}) button")[0]
-        for down in (False, True):
-            browser.execute_script("arguments[0].click()", button)
-            assert column(fvu) == sorted(column(fvu), reverse=down)
-        browser.execute_script("arguments[0].click()", find("#jobs th button")[0])
-        assert list(dict.fromkeys(column(1))) == ["layers.2", "layers.2.mlp", "layers.10"]
-        assert [e["message"] for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
-    finally:
-        browser.quit()
+    fvu = shown.locator("#jobs th").all_inner_texts().index("FVU") + 1
+    for down in (False, True):
+        shown.click(f"#jobs th:nth-child({fvu}) button")
+        assert column(fvu) == sorted(column(fvu), reverse=down)
+    shown.click("#jobs th:first-child button")
+    assert list(dict.fromkeys(column(1))) == ["layers.2", "layers.2.mlp", "layers.10"]

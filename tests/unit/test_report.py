@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -17,12 +13,15 @@ import pytest
 from flows.config import load
 from flows.recipes import recipes
 from tasks.analyse import AnalyseSpec, analyse
-from tasks.report import ReportSpec, _figures, embedded, report
+from tasks.report import ReportSpec, _figures, report
+from tasks.reporting.pages import embedded
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
+from tests.browser import DESK, TELEPHONE, width_of
 from tests.e2e.test_cli import saint
 from tests.making import make
+from tests.reported import data_of
 from tests.small import overrides
 
 NASTY = "<img src=x onerror=\"document.title='XSS'\"></script><script>document.title='XSS'</script> \u202e \u2028 & \x1b[31m"
@@ -98,10 +97,6 @@ def test_the_cost_counts_no_answer_twice():
     assert _figures(job, {}, analysis, {})[-1]["value"] == "$1.50"
 
 
-def data_of(page: str) -> dict:
-    return json.loads(page.split('id="data">')[1].split("</script>")[0])
-
-
 def cells(page: str, table: str) -> list[list[str]]:
     """The text of each cell of a table of some class, row by row."""
     body = re.search(rf'<table class="{table}">.*?<tbody>(.*?)</tbody>', page, re.S)[1]
@@ -130,13 +125,13 @@ def test_foreign_text_cannot_end_the_data_or_start_an_element(page):
     assert "<img" not in page
     data = page.split('id="data">')[1].split("</script>")[0]
     assert not set("<>&\u2028\u2029") & set(data)
-    assert "onerror" in json.dumps(json.loads(data)), "the attack must be in the page, as text"
+    assert "onerror" in json.dumps(data_of(page)), "the attack must be in the page, as text"
 
 
 def test_every_latent_is_in_the_table_and_the_page_is_small(page):
-    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert [row["latent"] for row in data["latents"]] == list(range(128))
-    assert all(row["status"] for row in data["latents"])
+    data = data_of(page)
+    assert len(data["latents"]) == 128 and all(row["status"] for row in data["latents"])
+    assert list(data["cards"]) == list(range(128)), "what is small is in one file, with every latent's windows"
     assert len(page.encode()) < 5_000_000
     for heading in ("All latents", "Where it came from", "Measured, and how", "training-curves", "cross-entropies"):
         assert heading in page
@@ -220,54 +215,33 @@ def test_any_text_survives_being_embedded():
 
 
 @pytest.mark.special
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
-def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(several, tmp_path):
-    page = several
-    webdriver = pytest.importorskip("selenium.webdriver")
-    (tmp_path / "report.html").write_text(page, "utf-8")
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_request(self, *_: object) -> None:
-            asked.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 f"--user-data-dir={tmp_path / 'profile'}"):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    browser = webdriver.Chrome(options=options, service=service)
-    try:
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-        )
-        browser.get(f"http://127.0.0.1:{server.server_port}/report.html")
-        find = partial(browser.find_elements, "css selector")
-        # The screen of a telephone is 390 wide; innerWidth grows with a page that is wider than the screen.
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
-        assert "XSS" not in browser.title and "latents" in browser.title
-        assert len(find("#best .card")) > 0 and len(find("#latents tbody tr")) == 100
-        assert not find("img")
-        browser.find_element("css selector", '#scorer option[value="1"]').click()
-        assert find("#latents tbody tr td:nth-child(3)")[0].text == "1.000" and "leaning 1.00" in find("#best .card")[0].text
-        browser.find_element("css selector", '#latents th [data-by="value"]').click()
-        assert find("#latents tbody tr td:nth-child(3)")[0].text == "-1.000"
-        search = find("#search")[0]
-        search.send_keys("17")
-        rows = find("#latents tbody tr")
-        assert rows and len(rows) < 100
-        rows[0].click()
-        assert find("#chosen .card") and "#latent-" in browser.current_url
-        problems = [e["message"] for e in browser.get_log("browser") if "favicon" not in e["message"]]
-        assert problems == []
-    finally:
-        browser.quit()
-        server.shutdown()
-    assert {path for path in asked if path != "/favicon.ico"} == {"/report.html"}
+def test_a_real_browser_shows_cards_searches_and_runs_no_foreign_script(several, tmp_path, served, visit):
+    (tmp_path / "report.html").write_text(several, "utf-8")
+    folder = served(tmp_path)
+    page = visit(folder.url + "report.html", width=TELEPHONE)
+    assert width_of(page) == TELEPHONE
+    assert "XSS" not in page.title() and "latents" in page.title()
+    assert page.locator("#best .card").count() > 0 and page.locator("#latents tbody tr").count() == 100
+    assert page.locator("img").count() == 0
+    first = page.locator("#latents tbody tr td:nth-child(3)").first
+    page.select_option("#scorer", "1")
+    assert first.inner_text() == "1.000" and "leaning 1.00" in page.locator("#best .card").first.inner_text()
+    page.click('#latents th [data-by="value"]')
+    assert first.inner_text() == "-1.000"
+    page.fill("#search", "17")
+    rows = page.locator("#latents tbody tr")
+    assert 0 < rows.count() < 100
+    rows.first.click()
+    assert page.locator("#chosen .card").count() == 1 and "#latent-" in page.url
+    assert width_of(page) == TELEPHONE, "nor does a card stick out"
+    assert folder.paths == ["/report.html"]
 
 
+@pytest.mark.special
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+def test_the_report_fits_its_window_and_obeys_light_and_dark(several, tmp_path, visit, width):
+    (tmp_path / "report.html").write_text(several, "utf-8")
+    light, dark = (visit((tmp_path / "report.html").as_uri(), width=width, scheme=scheme) for scheme in ("light", "dark"))
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert light.evaluate(ground) != dark.evaluate(ground)
+    assert width_of(light) == width_of(dark) == width
