@@ -58,7 +58,11 @@ def page(state: State) -> gr.Blocks:
 
 def style() -> dict[str, Any]:
     """Looks, for ``launch``: fonts of the reader's own machine, and the report's styles for what we draw ourselves."""
-    theme = gr.themes.Default(primary_hue="cyan", neutral_hue="stone", radius_size="sm", font=_FONT, font_mono=_MONO)
+    theme = gr.themes.Default(primary_hue="cyan", neutral_hue="stone", radius_size="sm", font=_FONT, font_mono=_MONO).set(
+        # white on it is read
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+    )  # fmt: skip
     # the report's, kept to our own elements
     shared = f"@scope (.saint) {{ {report_text('style.css')} }}"
     return {"theme": theme, "head": f"<style>{text('page.css')}{shared}{text('browse.css')}{text('steer.css')}</style>"}

@@ -46,9 +46,9 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
                 n_tokens = gr.Slider(1, form.MOST_TOKENS, value=60, step=1, label="Tokens at most", elem_id="tokens")
                 with gr.Row():
                     # no sliders, which round
-                    temperature = gr.Number(0.8, label="Temperature (0: the likeliest)", elem_id="temperature", step=0.1, min_width=120)
+                    temperature = gr.Number(0.8, label="Temperature", elem_id="temperature", step=0.1, min_width=90)
                     top_p = gr.Number(0.95, label="Top-p", elem_id="top-p", step=0.05, min_width=90)
-                    seed = gr.Textbox("0", label="Seed, of both texts", elem_id="seed", max_lines=1, max_length=20, min_width=90)
+                    seed = gr.Textbox("0", label="Seed", elem_id="seed", max_lines=1, max_length=20, min_width=90)
                 where = [("every token", "all"), ("from the prompt's last token on", "last")]
                 positions = gr.Radio(where, value="all", label="Tokens that are turned", elem_id="positions")
         with gr.Column(scale=7, min_width=320):
@@ -113,6 +113,10 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
         prompts[place // 2] = (*prompts[place // 2], answer, Message(role="user", content=""))
         return _told(lambda: drawing.prompts(prompts))
 
+    def announce(request: gr.Request) -> tuple[Any, Any, Any]:
+        stops.ask(str(request.session_hash))
+        return drawing.status("waiting for its turn"), gr.update(interactive=False), gr.update(interactive=True)
+
     def run(request: gr.Request, turned: str, asked: str, shown_sae: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Status, texts, recipe, what was said, and both buttons."""
         on, off = gr.update(interactive=True), gr.update(interactive=False)
@@ -129,7 +133,7 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
         last = None
         seeing = looks(state, whole, sign)
         try:
-            yield drawing.status("waiting for the model"), gr.skip(), page, None, off, on
+            yield gr.skip(), gr.skip(), page, None, off, on
             for look in seeing:
                 drawn = gr.skip()
                 if look.steered is not None:
@@ -146,7 +150,7 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
         return gr.update(interactive=True), gr.update(interactive=False)
 
     def leave(request: gr.Request) -> None:
-        stops.stop(str(request.session_hash))
+        stops.leave(str(request.session_hash))
 
     def take(content: Any) -> tuple[Any, ...]:
         """A recipe, into the form."""
@@ -166,7 +170,7 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     asked.select(ask, [*lists, kind], [asked, status], js=gathered, **quick)
     kind.input(converse, [*lists, sae, kind], [asked, status, kind], js=gathered, **quick)
     texts.select(go_on, said, [asked, status], **quick)
-    going = steer.click(
+    steer.click(announce, None, [status, steer, stop], queue=False, **quick).then(
         run, [*lists, sae, *settings], [status, texts, recipe, said, steer, stop], js=gathered,
         concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", **quick,
     )  # fmt: skip
@@ -174,7 +178,7 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     form_of = [status, turned, asked, kind, *settings, pasted]
     load.click(take, pasted, form_of, **quick)
     upload.upload(take, upload, form_of, **quick)
-    assert Context.root_block is not None and going is not None, "a tab is built within a page"
+    assert Context.root_block is not None, "a tab is built within a page"
     Context.root_block.load(find, [words, sae], found)
     Context.root_block.unload(leave)
 

@@ -28,31 +28,44 @@ log = logging.getLogger(__name__)
 
 
 class Stops:
-    """Who is to stop: one run at a time for each visitor."""
+    """Who is to stop: one run at a time for each visitor, who may stop it while it waits for its turn."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Event] = {}
+        self._asked: dict[str, Event] = {}
+        self._running: dict[str, Event] = {}
         self._lock = Lock()
 
-    def begin(self, session: str) -> Event:
-        """The sign to stop of a run that begins; the one before, if any, is told to."""
+    def ask(self, session: str) -> None:
+        """A run is asked for: from now on it can be stopped."""
         with self._lock:
-            if session in self._held:
-                self._held[session].set()
-            found = self._held[session] = Event()
+            self._asked[session] = Event()
+
+    def begin(self, session: str) -> Event:
+        """The sign to stop of a run that begins. The one before, if it still runs, is told to."""
+        with self._lock:
+            if session in self._running:
+                self._running[session].set()
+            found = self._running[session] = self._asked.pop(session, None) or Event()
             return found
 
     def end(self, session: str, sign: Event) -> None:
         """Forget a run that is over."""
         with self._lock:
-            if self._held.get(session) is sign:
-                del self._held[session]
+            if self._running.get(session) is sign:
+                del self._running[session]
 
     def stop(self, session: str) -> None:
         """Tell a visitor's run to stop; nothing where there is none."""
         with self._lock:
-            if session in self._held:
-                self._held[session].set()
+            for held in (self._asked, self._running):
+                if session in held:
+                    held[session].set()
+
+    def leave(self, session: str) -> None:
+        """A visitor is gone for good."""
+        self.stop(session)
+        with self._lock:
+            self._asked.pop(session, None)
 
 
 class Look(NamedTuple):

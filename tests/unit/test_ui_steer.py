@@ -115,6 +115,21 @@ def test_a_visitor_has_one_run_and_stops_only_that():
     assert again.is_set()
     stops.end("bob", again)
     stops.stop("bob")
+    assert not stops.begin("bob").is_set()
+
+
+def test_a_run_is_stopped_before_its_turn_comes_and_the_next_one_is_not():
+    stops = Stops()
+    stops.ask("ann")
+    stops.stop("ann")
+    stopped = stops.begin("ann")
+    assert stopped.is_set()
+    stops.end("ann", stopped)
+    stops.ask("ann")
+    assert not stops.begin("ann").is_set()
+    stops.ask("bob")
+    stops.leave("bob")
+    assert not stops.begin("bob").is_set()  # of another visit, should a name come again
 
 
 def test_what_breaks_is_the_last_look_and_says_so_in_one_sentence(caplog):
