@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,7 @@ from flows.ui.acts import act_of
 from flows.ui.rendering import rendered, text
 from flows.ui.sharing import shared
 from flows.ui.state import State
-from flows.ui.writing import Stops, looks, shown
+from flows.ui.writing import Stops, looks, sentence, shown
 from tasks.spec import SpecError
 from tasks.steering.recipe import Message, Prompt
 
@@ -73,8 +74,8 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     def find(words: str, name: str) -> str:
         try:
             return drawing.found(state, name, words or "")
-        except SpecError as error:
-            return rendered("told.html.j2", told=str(error))
+        except Exception as error:
+            return rendered("told.html.j2", told=sentence(error))
 
     def pick(event: gr.EventData, sent: str, _: str, name: str) -> tuple[Any, Any]:
         """A click on a latent that was found."""
@@ -100,8 +101,8 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
             if kind == "chat":
                 _check_chat(state, name)
             return drawing.prompts(form.of_kind(form.prompts_in(sent), kind)), drawing.status(""), gr.skip()
-        except SpecError as error:
-            return gr.skip(), drawing.status(str(error), True), "text"
+        except Exception as error:
+            return gr.skip(), drawing.status(sentence(error), True), "text"
 
     def go_on(event: gr.EventData, said: Any) -> tuple[Any, Any]:
         """The conversation, with one of the answers in it."""
@@ -120,34 +121,34 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     def run(request: gr.Request, turned: str, asked: str, shown_sae: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Status, texts, recipe, what was said, and both buttons."""
         on, off = gr.update(interactive=True), gr.update(interactive=False)
+        session, kept, last = str(request.session_hash), (gr.skip(),) * 4, None
+        sign = stops.begin(session)
         try:
             whole = form.recipe_of_form(state, form.turned_in(turned), form.prompts_in(asked), shown_sae, _settings(*values))
-            page = shared(whole)
-        except SpecError as error:
-            yield drawing.status(str(error), True), gr.skip(), gr.skip(), gr.skip(), on, off
-            return
-        labels = {(push.sae, push.latent): push.label for push in whole.pushes}
-        chat = not isinstance(whole.prompts[0], str)
-        session = str(request.session_hash)
-        sign = stops.begin(session)
-        last = None
-        seeing = looks(state, whole, sign)
-        try:
-            yield gr.skip(), gr.skip(), page, None, off, on
-            for look in seeing:
-                drawn = gr.skip()
-                if look.steered is not None:
-                    last = look.steered
-                    drawn = rendered("texts.html.j2", **shown(last, [labels[each] for each in last.watched], chat))
-                yield drawing.status(look.told, look.trouble), drawn, gr.skip(), gr.skip(), gr.skip(), gr.skip()
-            yield gr.skip(), gr.skip(), gr.skip(), last and _said(last), on, off
+            labels = {(push.sae, push.latent): push.label for push in whole.pushes}
+            chat = not isinstance(whole.prompts[0], str)
+            yield gr.skip(), gr.skip(), shared(whole), None, off, on
+            with closing(looks(state, whole, sign)) as seeing:
+                for look in seeing:
+                    drawn = gr.skip()
+                    if look.steered is not None:
+                        last = look.steered
+                        drawn = rendered("texts.html.j2", **shown(last, [labels[each] for each in last.watched], chat and look.over))
+                    yield drawing.status(look.told, look.trouble), drawn, *kept
+        except Exception as error:
+            yield drawing.status(sentence(error), True), gr.skip(), *kept
         finally:
-            seeing.close()
             stops.end(session, sign)
+        yield gr.skip(), gr.skip(), gr.skip(), last and _said(last), on, off
 
     def halt(request: gr.Request) -> tuple[Any, Any]:
+        # the run itself makes way for the next
         stops.stop(str(request.session_hash))
-        return gr.update(interactive=True), gr.update(interactive=False)
+        return drawing.status("stopping"), gr.update(interactive=False)
+
+    def full() -> tuple[Any, Any, Any]:
+        told = drawing.status("too many wait for the model; try again in a while", True)
+        return told, gr.update(interactive=True), gr.update(interactive=False)
 
     def leave(request: gr.Request) -> None:
         stops.leave(str(request.session_hash))
@@ -156,8 +157,8 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
         """A recipe, into the form."""
         try:
             held, turned = form.form_of_recipe(state, content or "")
-        except SpecError as error:
-            return drawing.status(str(error), True), *(gr.skip(),) * 10
+        except Exception as error:
+            return drawing.status(sentence(error), True), *(gr.skip(),) * 10
         chat = "text" if isinstance(held.prompts[0], str) else "chat"
         status = drawing.status("recipe loaded; Steer gives its texts")
         values = (held.n_tokens, held.temperature, held.top_p, str(held.seed), held.positions, held.name)
@@ -170,11 +171,12 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     asked.select(ask, [*lists, kind], [asked, status], js=gathered, **quick)
     kind.input(converse, [*lists, sae, kind], [asked, status, kind], js=gathered, **quick)
     texts.select(go_on, said, [asked, status], **quick)
-    steer.click(announce, None, [status, steer, stop], queue=False, **quick).then(
+    going = steer.click(announce, None, [status, steer, stop], queue=False, **quick).then(
         run, [*lists, sae, *settings], [status, texts, recipe, said, steer, stop], js=gathered,
         concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", **quick,
     )  # fmt: skip
-    stop.click(halt, None, [steer, stop], queue=False, **quick)
+    going.failure(full, None, [status, steer, stop], queue=False, **quick)
+    stop.click(halt, None, [status, stop], queue=False, **quick)
     form_of = [status, turned, asked, kind, *settings, pasted]
     load.click(take, pasted, form_of, **quick)
     upload.upload(take, upload, form_of, **quick)
@@ -187,8 +189,8 @@ def _told(made: Any) -> tuple[Any, Any]:
     """A list drawn anew, and no trouble; or the trouble."""
     try:
         return made(), drawing.status("")
-    except SpecError as error:
-        return gr.skip(), drawing.status(str(error), True)
+    except Exception as error:
+        return gr.skip(), drawing.status(sentence(error), True)
 
 
 def _changed(state: State, sent: str, name: str, latent: int) -> tuple[Any, Any]:

@@ -76,6 +76,8 @@ class Look(NamedTuple):
 
     trouble: bool = False
     steered: Steered | None = None
+    over: bool = False
+    """Whether there is no more to come."""
 
 
 def looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
@@ -85,11 +87,16 @@ def looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
     """
     try:
         yield from _looks(state, recipe, stop)
-    except SpecError as error:
-        yield Look(str(error), True)
     except Exception as error:
-        log.exception("steering failed")
-        yield Look(f"steering failed with {type(error).__name__}; saint ui says more where it was started", True)
+        yield Look(sentence(error), True, over=True)
+
+
+def sentence(error: Exception) -> str:
+    """What a visitor is told of an error. What is no mistake of theirs is logged, and its words, which may name files, stay here."""
+    if isinstance(error, SpecError):
+        return str(error)
+    log.error("steering failed", exc_info=error)
+    return f"steering failed with {type(error).__name__}; saint ui says more where it was started"
 
 
 def _looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
@@ -116,7 +123,7 @@ def _looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
         longest = max(len(row.token_ids) for row in writing.rows)
         same = "" if any(push.on for push in _pushes(opened)) else "; nothing is turned, so that both are the model as it is"
         said = f"{how} {longest} token{'s' * (longest != 1)}, {time.perf_counter() - began:.1f} s, seed {recipe.seed}{same}"
-        yield Look(said, steered=opened.told(writing))
+        yield Look(said, steered=opened.told(writing), over=True)
 
 
 def _pushes(opened: Any) -> Sequence[Any]:

@@ -386,7 +386,7 @@ def test_stop_stops_the_work(visit, endless):
     page.wait_for_function("document.querySelector('[data-side=steered]')?.textContent.length > 3")
     before = endless.calls
     page.click("#stop")
-    page.wait_for_function("!document.querySelector('#run').disabled")
+    finished(page)
     assert at_rest(endless) and endless.calls - before < 20
     assert page.inner_text("#status-line").startswith("stopped after") and texts(page, "steered") != [""]
     endless.seconds = 0
@@ -440,7 +440,7 @@ def test_stopping_one_visitor_leaves_the_other_at_work(visit, endless):
         page.click("#run")
         page.wait_for_function("document.querySelector('[data-side=steered]')?.textContent.length > 3")
     first.click("#stop")
-    first.wait_for_function("!document.querySelector('#run').disabled")
+    finished(first)
     endless.seconds = 0
     finished(second)
     assert second.inner_text("#status-line").startswith("done: ") and first.inner_text("#status-line").startswith("stopped")

@@ -143,7 +143,7 @@ def test_what_breaks_is_the_last_look_and_says_so_in_one_sentence(caplog):
     *_, last = looks(broken(RuntimeError("secret\nsecret")), recipe, Stops().begin("x"))
     assert last.trouble and "RuntimeError" in last.told and "secret" not in last.told and "secret" in caplog.text
     *_, last = looks(broken(SpecError("a = 1, but no; say 2")), recipe, Stops().begin("x"))
-    assert last == ("a = 1, but no; say 2", True, None)
+    assert last == ("a = 1, but no; say 2", True, None, True)
 
 
 @pytest.mark.parametrize("data", [None, "x", [], {}, *({"act": "add", "value": value} for value in ("-1", "\u0663", "9" * 12))])
