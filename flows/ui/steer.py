@@ -173,7 +173,8 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     texts.select(go_on, said, [asked, status], **quick)
     going = steer.click(announce, None, [status, steer, stop], queue=False, **quick).then(
         run, [*lists, sae, *settings], [status, texts, recipe, said, steer, stop], js=gathered,
-        concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", **quick,
+        # a click just after the end of a run may find the browser not done with it; the button sees to it that there is one
+        concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", trigger_mode="multiple", **quick,
     )  # fmt: skip
     going.failure(full, None, [status, steer, stop], queue=False, **quick)
     stop.click(halt, None, [status, stop], queue=False, **quick)
