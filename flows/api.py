@@ -26,7 +26,7 @@ from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
 from flows.places import store_at
-from flows.steered import load_recipe
+from flows.steered import Models, load_recipe
 from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
@@ -90,9 +90,12 @@ class OpenSAE:
     """An SAE of a store, open for looking at and steering with. May be used by several threads."""
 
     def __init__(
-        self, store: Store, manifest: Manifest, runtime: Runtime, dtype: str = "float32", explain: str | None = None
-    ) -> None:
+        self, store: Store, manifest: Manifest, runtime: Runtime, dtype: str = "float32", explain: str | None = None,
+        models: Models | None = None,
+    ) -> None:  # fmt: skip
+        """``models``: what it has opened in common with others; None: its own."""
         self.store, self.manifest, self.runtime, self.dtype, self.explain = store, manifest, runtime, dtype, explain
+        self.models = models
         self._opening = RLock()
 
     def __repr__(self) -> str:
@@ -127,6 +130,9 @@ class OpenSAE:
     def _subject(self) -> Subject:
         from tasks.steering.subject import Subject
 
+        if self.models is not None:
+            held = self.models.lm(self.lm.artifact, self.dtype), self.models.sae(self.artifact)
+            return Subject(*held, self.runtime.lm_batch_tokens)
         return Subject.open(self.store.open(self.lm.artifact), self.store.open(self.artifact), self.runtime, self.dtype)
 
     @property

@@ -76,15 +76,16 @@ def recipe_of(
             )
         pushes.append(
             {
-                "sae": _address(manifest), "latent": wish.latent, "strength": wish.strength, "mode": wish.mode,
+                "sae": address_of(manifest), "latent": wish.latent, "strength": wish.strength, "mode": wish.mode,
                 "largest": largest, "label": known.label[:1000],
             }
         )  # fmt: skip
     (lm,) = lms
-    about = store.open(lm).summary
+    about = store.find(lm)
+    assert about is not None, "lm_of has seen it"
     body = {
-        "lm": {"artifact": f"{lm.stage}/{lm.key}", "name": str(about.get("name") or about.get("hub_id") or lm)[:200]},
-        "saes": list({_address(m): _described(m) for m in found.values()}.values()),
+        "lm": described_lm(about),
+        "saes": list({address_of(m): described(m) for m in found.values()}.values()),
         "pushes": pushes,
         "prompts": list(prompts),
         **settings,
@@ -92,13 +93,21 @@ def recipe_of(
     return validated(SteeringRecipe, body, "recipe")
 
 
-def _address(manifest: Manifest) -> str:
+def address_of(manifest: Manifest) -> str:
+    """An artifact's address as recipes have it, with the whole key."""
     return f"{manifest.artifact.stage}/{manifest.artifact.key}"
 
 
-def _described(manifest: Manifest) -> dict[str, Any]:
+def described_lm(manifest: Manifest) -> dict[str, str]:
+    """A language model as a recipe names it: fields of ``RecipeLM``."""
+    about = manifest.summary
+    return {"artifact": address_of(manifest), "name": str(about.get("name") or about.get("hub_id") or manifest.artifact)[:200]}
+
+
+def described(manifest: Manifest) -> dict[str, Any]:
+    """An SAE as a recipe names it: fields of ``RecipeSAE``."""
     return {
-        "artifact": _address(manifest),
+        "artifact": address_of(manifest),
         "hookpoint": manifest.summary["hookpoint"],
         "n_latents": int(manifest.summary["n_latents"]),
         "digest": next(file.digest for file in manifest.files if file.path == WEIGHTS),
@@ -109,7 +118,7 @@ def _largest_seen(store: Store, sae: Manifest, latent: int) -> float | None:
     """The largest activation in what was encoded with the SAE, where nothing was mined of it yet; None where nothing was."""
     from tasks.mining.cache import Encoded
 
-    found = [m for m in manifests(store, ("encode",)) if m.inputs.get("sae") == _address(sae)]
+    found = [m for m in manifests(store, ("encode",)) if m.inputs.get("sae") == address_of(sae)]
     largest = None
     for manifest in found:
         shard = Encoded.open(store.open(manifest.artifact))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.context import Context
 
+from flows.ui.acts import act_of, link
 from flows.ui.rendering import rendered, text
 from flows.ui.state import State
 from tasks.browsing.firing import firing
@@ -28,8 +27,8 @@ Fired = dict[str, Any]
 """What a text set off: ``text``, and by latent its share, peak, and the token it is largest on."""
 
 
-def tab(state: State) -> None:
-    """Build the tab, in the page that is being built."""
+def tab(state: State) -> tuple[gr.Dropdown, gr.HTML]:
+    """Build the tab, in the page that is being built; returns where its SAE is chosen, and its latent's page."""
     first = state.names[0]
     with gr.Row(equal_height=False, elem_id="browse"):
         with gr.Column(scale=5, min_width=320):
@@ -80,7 +79,7 @@ def tab(state: State) -> None:
 
     def acted(event: gr.EventData, at: int, *values: Any) -> tuple[Any, Any, Any, Any]:
         """A click on a result, or on the pager: results, latent, grounds, page of results."""
-        act, value = _act(event)
+        act, value = act_of(event)
         if act == "page":
             return look(value, *values), gr.skip(), gr.skip(), value
         if act == "latent":
@@ -89,7 +88,7 @@ def tab(state: State) -> None:
 
     def within(event: gr.EventData, name: str, scorer: str | None) -> tuple[Any, Any]:
         """A click on a latent's page: another latent, or what its explanations rest on."""
-        act, value = _act(event)
+        act, value = act_of(event)
         try:
             if act == "latent":
                 return show(name, value, scorer), ""
@@ -136,6 +135,7 @@ def tab(state: State) -> None:
     latent.select(within, [sae, scorer], [latent, ground], **quick)
     assert Context.root_block is not None, "a tab is built within a page"
     Context.root_block.load(opened, None, [sae, words, results, latent, statuses, scorer])
+    return sae, latent
 
 
 def _query(
@@ -161,13 +161,6 @@ def _number(typed: str, what: str) -> float | None:
         return float(plain) if plain else None
     except ValueError:
         raise SpecError(f"{what} = {typed[:40]!r}, but that is no number; write one such as 0.8, or nothing") from None
-
-
-def _act(event: Any) -> tuple[str, int]:
-    """What was clicked, and its number; nothing for what no page of ours sends."""
-    data = event._data if isinstance(event._data, Mapping) else {}
-    value = str(data.get("value", ""))
-    return (str(data.get("act", "")), int(value)) if value.isascii() and value.isdigit() and len(value) < 12 else ("", 0)
 
 
 def _choices(index: Index) -> tuple[Any, Any]:
@@ -227,8 +220,3 @@ def _latent(index: Index, name: str, latent: int, scorer: str | None, chosen: bo
         "latent.html.j2", **{**body, "near": near}, no_near=body["near"] is None, sae=name, link=link(name, latent), chosen=chosen,
         has_corpus=index.shelf.corpus is not None,
     )  # fmt: skip
-
-
-def link(name: str, latent: int) -> str:
-    """The address of a latent's page, relative to the page's own."""
-    return "?" + urlencode({"sae": name, "latent": latent}, safe="/")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
 
-from flows.ui import browse
+from flows.ui import browse, steer
 from flows.ui.rendering import text
 from flows.ui.state import State
 from tasks.reporting.pages import text_of as report_text
@@ -49,12 +48,9 @@ def page(state: State) -> gr.Blocks:
     with gr.Blocks(title="SAINT", analytics_enabled=False, fill_width=True, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as found:
         tabs = gr.Tabs(elem_id="tabs")
         with tabs, gr.Tab("Browse", id="browse"):
-            browse.tab(state)
-        if find_spec("flows.ui.steer") is not None:
-            from flows.ui import steer  # type: ignore[attr-defined]
-
-            with tabs, gr.Tab("Steer", id="steer"):
-                steer.tab(state)
+            browsed = browse.tab(state)
+        with tabs, gr.Tab("Steer", id="steer", render_children=True):
+            steer.tab(state, tabs, browsed)
     for handler in found.fns.values():
         handler.api_visibility = "private"
     return found
@@ -62,10 +58,14 @@ def page(state: State) -> gr.Blocks:
 
 def style() -> dict[str, Any]:
     """Looks, for ``launch``: fonts of the reader's own machine, and the report's styles for what we draw ourselves."""
-    theme = gr.themes.Default(primary_hue="cyan", neutral_hue="stone", radius_size="sm", font=_FONT, font_mono=_MONO)
+    theme = gr.themes.Default(primary_hue="cyan", neutral_hue="stone", radius_size="sm", font=_FONT, font_mono=_MONO).set(
+        # white on it is read
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+    )  # fmt: skip
     # the report's, kept to our own elements
     shared = f"@scope (.saint) {{ {report_text('style.css')} }}"
-    return {"theme": theme, "head": f"<style>{text('page.css')}{shared}{text('browse.css')}</style>"}
+    return {"theme": theme, "head": f"<style>{text('page.css')}{shared}{text('browse.css')}{text('steer.css')}</style>"}
 
 
 class Policy:

@@ -9,6 +9,7 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.api import OpenSAE
 from flows.shelves import shelf_of
+from flows.steered import Models
 from tasks.browsing.index import Index
 from tasks.spec import Runtime, SpecError
 
@@ -17,8 +18,10 @@ class State:
     """The SAEs of one page, by name (``train/3f2a9c01d4e5``), the first being the one that is shown first."""
 
     def __init__(self, store: Store, saes: Sequence[Manifest], runtime: Runtime, dtype: str = "float32") -> None:
-        self.store, self.runtime = store, runtime
-        self.saes = {str(m.artifact): OpenSAE(store, m, runtime, dtype) for m in saes}
+        self.store, self.runtime, self.dtype = store, runtime, dtype
+        self.models = Models(store, runtime)
+        """A language model is opened once, whoever looks through whichever of its SAEs."""
+        self.saes = {str(m.artifact): OpenSAE(store, m, runtime, dtype, models=self.models) for m in saes}
         self.model = Lock()
         """Held by whoever runs a model: there is one device for all."""
         self._indices: dict[str, Index] = {}

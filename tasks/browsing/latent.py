@@ -59,6 +59,11 @@ def examples_of(index: Index, latent: int) -> LatentExamples:
     )  # fmt: skip
 
 
+def strongest(index: Index, latent: int, n: int = 2) -> list[dict[str, Any]]:
+    """The windows in which a latent is most active, as on its page."""
+    return [window for part in _by_quantile(examples_of(index, latent))[:1] for window in part["windows"][:n]]
+
+
 def nearest(index: Index, latent: int, n: int = 8) -> list[dict[str, Any]] | None:
     """The latents whose decoder rows are nearest, with their labels; None where the SAE is gone."""
     if index.near is None:
