@@ -13,11 +13,11 @@ import pytest
 from artifacts import ledger
 from artifacts.journal import Journal
 from tests import fake_anthropic as fake
-from tests.e2e.test_cli import ROOT, saint
 from tests.fake_anthropic import HTML, FakeAnthropic, status
 from tests.fake_openai import FakeOpenAI, by_schema
 from tests.fake_openai_batches import FakeOpenAIBatches
 from tests.small import overrides
+from tests.warm import ROOT, saint
 
 KEY = "sk-canary-0123456789"
 ASK = ["explainer=default", "client=anthropic_batch", "scorers=[detection,fuzzing]", "runtime.poll_seconds=0.05"]

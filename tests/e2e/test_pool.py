@@ -107,7 +107,7 @@ def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request
 def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, tmp_path):
     arguments = place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4")
     going = place.start(*arguments)
-    line = until(lambda: next((text for text in going.stdout if "is submitted" in text), None))
+    line = until(lambda: next((text for text in going.said()[0].splitlines() if "is submitted" in text), None))
     run = line.split()[1]
     going.send_signal(signal.SIGINT)
     _, said = going.communicate(timeout=30)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_cli import ROOT, interrupted, listed, saint
+from tests.e2e.test_cli import interrupted, listed
 from tests.servers import post
 from tests.small import overrides
+from tests.warm import ROOT, saint
 
 
 @pytest.fixture(scope="module")
