@@ -44,7 +44,7 @@ __all__ = ["Encoded", "OpenSAE", "load_recipe", "open_sae"]
 
 
 def open_sae(
-    name: str,
+    name: str | None = None,
     store: str | Path | Store | None = None,
     *,
     device: str = "auto",
@@ -52,6 +52,7 @@ def open_sae(
     explain: str | None = None,
 ) -> OpenSAE:
     """An SAE of a store, by name: ``train/3f2a``, ``adopt/90c1``, or as many characters of its key as tell it apart.
+    Without a name it is the newest.
 
     ``store`` is a folder, ``s3://bucket/prefix`` or a store; without it ``$SAINT_STORE``, then ``saint-store`` here, as for
     the command line. ``device`` and ``dtype`` are the language model's. ``explain`` names explanations, where not each

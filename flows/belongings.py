@@ -26,8 +26,13 @@ FILE = "sae.json"
 """The file that an artifact with an SAE has, whichever stage made it."""
 
 
-def sae_named(store: Store, name: str) -> Manifest:
-    """The SAE that a name means. Raises ``SpecError`` for what is none."""
+def sae_named(store: Store, name: str | None) -> Manifest:
+    """The SAE that a name means, without one the newest. Raises ``SpecError`` for what is none, and where there is none."""
+    if name is None:
+        saes = [m for m in manifests(store, ("train", "adopt")) if any(file.path == FILE for file in m.files)]
+        if not saes:
+            raise SpecError(f"store = {store.backend.root}, but it has no SAE; make one with saint run, or saint import")
+        return saes[-1]
     manifest = manifest_of(store, find(store, name))
     if not any(file.path == FILE for file in manifest.files):
         raise SpecError(f"{name}, but {manifest.artifact} is no SAE; name one (saint ls train, saint ls adopt)")

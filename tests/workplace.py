@@ -18,6 +18,7 @@ from artifacts.store import Store
 from flows.runs import events, recorded
 from tests.servers import ROOT, PrefectServer, prefect_server
 from tests.small import overrides
+from tests.warm import Started, start
 
 
 def children(pid: int) -> list[int]:
@@ -61,12 +62,9 @@ class Workplace:
         assert "Traceback" not in said, said
         return subprocess.CompletedProcess(process.args, process.returncode, out, said)
 
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
+    def start(self, *arguments: str, **env: str) -> Started:
         """A command that goes on."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=self.folder, env={**self.env, **env}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        return start(*arguments, cwd=self.folder, env={**self.env, **env})
 
     def sweep(self, store: Path | Sequence[str], *more: str, mode: str = "pool") -> list[str]:
         """The arguments of a sweep into a store: a folder, or the overrides that name another place."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,26 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.small import overrides
-
-ROOT = Path(__file__).parents[2]
+from tests.warm import cold, environment, saint
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("world")
-
-
-def saint(world: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
-        cwd=world,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 def run(world: Path, *more: str) -> subprocess.CompletedProcess:
@@ -41,7 +26,7 @@ def run(world: Path, *more: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def first(world) -> subprocess.CompletedProcess:
-    done = run(world)
+    done = cold(world, "run", *overrides(world), "runtime.mode=inline")
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
@@ -127,7 +112,7 @@ def test_the_report_command_prints_the_path(world, first):
 
 
 def test_help_configuration_multirun_and_completion_work(world, first):
-    assert "saint run" in saint(world, "--help").stdout
+    assert "saint run" in cold(world, "--help").stdout
     assert "== Configuration groups ==" in saint(world, "run", "--help").stdout
     assert "kind: topk" in saint(world, "run", "--cfg", "job").stdout
     done = saint(world, "run", "-m", *overrides(world), "runtime.mode=inline", "train.seed=0,9")
@@ -145,7 +130,7 @@ def interrupted(world: Path, number: signal.Signals, *more: str, **env: str) -> 
         "runtime.checkpoint_seconds=0.2", f"backend.root={store}", *more,
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=world, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        command, cwd=world, env=environment(**env),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     limit = time.monotonic() + 120
@@ -178,6 +163,6 @@ def test_mistakes_are_one_line_and_exit_code_2(world):
         (("show", "ffffffffffff"), "no artifact of this store is called so"),
         (("ls", "backend.root=nowhere"), "there is no store"),
     ]:
-        done = saint(world, *arguments)
+        done = (cold if arguments == ("rum",) else saint)(world, *arguments)
         assert done.returncode == 2 and message in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1

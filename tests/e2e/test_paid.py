@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
-import subprocess
+import logging
 import sys
 from pathlib import Path
 
@@ -13,16 +13,15 @@ import pytest
 from artifacts import ledger
 from artifacts.journal import Journal
 from tests import fake_anthropic as fake
-from tests.e2e.test_cli import ROOT, saint
 from tests.fake_anthropic import HTML, FakeAnthropic, status
 from tests.fake_openai import FakeOpenAI, by_schema
 from tests.fake_openai_batches import FakeOpenAIBatches
 from tests.small import overrides
+from tests.warm import calling, command, saint
 
 KEY = "sk-canary-0123456789"
 ASK = ["explainer=default", "client=anthropic_batch", "scorers=[detection,fuzzing]", "runtime.poll_seconds=0.05"]
 SAID = f"the key {KEY} is tired"
-LOUD = "import logging, sys; logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)\n"
 SERVERS = {
     "anthropic_batch": (FakeAnthropic, []),
     "openai_batch": (FakeOpenAIBatches, ["client.model=m", "client.price_input=1", "client.price_output=2"]),
@@ -118,20 +117,22 @@ def test_sentences_of_the_corpus_are_explained_and_what_was_said_can_be_loaded_a
         assert other.returncode == 2 and "its explanations are of the latents of train/" in other.stderr
 
 
-def loud(world: Path, kind: str, api, *more: str) -> subprocess.CompletedProcess:
-    """A run that logs and tells all it can."""
-    (world / "loud").mkdir(exist_ok=True)
-    (world / "loud" / "sitecustomize.py").write_text(LOUD)
-    env = {
-        **os.environ, "PYTHONPATH": f"{world / 'loud'}:{ROOT}", "OMP_NUM_THREADS": "1", "ANTHROPIC_API_KEY": KEY,
-        "OPENAI_API_KEY": KEY, "ANTHROPIC_LOG": "debug", "OPENAI_LOG": "debug",
-    }  # fmt: skip
+def loud(world: Path, kind: str, api, *more: str) -> tuple[int, str, str]:
+    """Exit code and words of a run that logs and tells all it can."""
+    env = {"ANTHROPIC_API_KEY": KEY, "OPENAI_API_KEY": KEY, "ANTHROPIC_LOG": "debug", "OPENAI_LOG": "debug"}
     asked = [*overrides(world), "runtime.mode=inline", "runtime.debug=true", *ASK, "scorers=[detection]",
              f"client={kind}", *SERVERS[kind][1], f"runtime.base_url={api.url}", *more]  # fmt: skip
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", *asked],
-        cwd=world, env=env, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+    going = calling(logging_command, "run", *asked, cwd=world, **env)
+    out, said = going.communicate(280)
+    return going.returncode, out, said
+
+
+def logging_command(*arguments: str) -> int:
+    """A command whose every library logs all it can; those of the SDKs read their variable when they are imported."""
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    for sdk in ("anthropic", "openai"):
+        importlib.import_module(f"{sdk}._utils._logs").setup_logging()
+    return command(*arguments)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -142,9 +143,9 @@ def test_the_key_is_in_no_log_error_or_file_though_the_server_says_it_and_everyt
         api.fault("retrieve", status(529, message=SAID), fake.DROP_BEFORE_ACCEPTING)
         api.fault("results", fake.CUT_IN_A_LINE, status(503, message=SAID))
         while len(codes) < 3 and 0 not in codes:  # an error ends a run; the same command goes on
-            done = loud(world, kind, api, "explain.latents=60:72")
-            told += [done.stdout, done.stderr]
-            codes.append(done.returncode)
+            code, *words = loud(world, kind, api, "explain.latents=60:72")
+            told += words
+            codes.append(code)
         assert codes == [1, 0], told[-1][-3000:]
         assert api.paid and max(api.paid.values()) == 1 and api.keys == {KEY}
     text = "".join(told)

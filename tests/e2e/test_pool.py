@@ -17,6 +17,7 @@ from tests.workplace import Workplace, alive, children, digests, flow_states, ki
 
 LAYERS = "capture.hookpoints=[layers.0],[layers.1]"
 FACTORS = "sae.expansion_factor=2,4"
+FEW = ("explain.latents=0:6", "report.n_cards=2", "train.n_tokens=10000")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def makers(store: Store) -> dict[str, set[int]]:
 
 def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new(place, tmp_path):
     store = Store.at(tmp_path / "store")
-    first = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
+    first = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS, *FEW))
     assert "4 jobs: 76 stages, 59 distinct, 0 found, 1 model pass" in first.stdout
     assert "CE loss recovered" in first.stdout and "sweep.html" in first.stdout
     assert stages(store)["capture"] == 10 and stages(store)["train"] == 4
@@ -61,11 +62,11 @@ def test_a_sweep_on_the_pool_is_one_pass_by_two_lanes_and_later_only_what_is_new
     assert by["report"] == by["explain"] == set(watchers)  # what needs no GPU is not given to one
     assert recorded(store)[-1]["status"] == "done"
 
-    more = ran(place, place.sweep(tmp_path / "store", "capture.hookpoints=[layers.0],[layers.1],[layers.2]", f"{FACTORS},8"))
-    assert "1 model pass" in more.stdout and stages(store)["capture"] == 5 and stages(store)["train"] == 5
+    more = ran(place, place.sweep(tmp_path / "store", "capture.hookpoints=[layers.0],[layers.2]", "sae.expansion_factor=2,8", *FEW))
+    assert "1 model pass" in more.stdout and stages(store)["capture"] == 5 and stages(store)["train"] == 3
 
     begun = time.monotonic()
-    again = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS))
+    again = ran(place, place.sweep(tmp_path / "store", LAYERS, FACTORS, *FEW))
     assert "nothing to make" in again.stdout and time.monotonic() - begun < 30
     tidy(store)
 
@@ -107,7 +108,7 @@ def test_twelve_jobs_on_a_real_server_then_one_layer_and_one_factor_more(request
 def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, tmp_path):
     arguments = place.sweep(tmp_path / "store", LAYERS, "sae.expansion_factor=4")
     going = place.start(*arguments)
-    line = until(lambda: next((text for text in going.stdout if "is submitted" in text), None))
+    line = until(lambda: next((text for text in going.said()[0].splitlines() if "is submitted" in text), None))
     run = line.split()[1]
     going.send_signal(signal.SIGINT)
     _, said = going.communicate(timeout=30)

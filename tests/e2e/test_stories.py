@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_cli import saint
+from tests.warm import saint
 
 DATA = (Path(__file__).parents[2] / "../shared/data").resolve()
 

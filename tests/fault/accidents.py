@@ -15,6 +15,7 @@ from pathlib import Path
 from artifacts.store import Store
 from tests.objects import ENVIRONMENT as CREDENTIALS
 from tests.objects import S3
+from tests.warm import Started
 from tests.workplace import Workplace, alive, children, digests, guarded_in_turn, kill, tidy, until
 
 SWEEP = ("capture.hookpoints=[layers.0],[layers.1]", "train.n_tokens=200000", "report.n_cards=4")
@@ -39,11 +40,11 @@ def check(here: Store, quiet: dict, again: frozenset[str] = frozenset()) -> None
 # two users, on one store
 
 
-def start_two(place: Workplace, store: Path) -> list[subprocess.Popen]:
+def start_two(place: Workplace, store: Path) -> list[Started]:
     return [place.start(*place.sweep(store, *SWEEP, TTL, mode="inline")) for _ in range(2)]
 
 
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+def ended(processes: list[Started]) -> list[tuple[int, str]]:
     found = []
     for process in processes:
         out, said = process.communicate(timeout=200)
@@ -133,7 +134,7 @@ def the_s3_server_is_dropped(place: Workplace, server: S3, bucket: str, folder: 
         place.start(*place.sweep([*where, f"backend.cache={folder / name}"], *SWEEP, TTL, mode="inline"), **CREDENTIALS)
         for name in ("one", "other")
     ]
-    time.sleep(4 + draw.random() * 12)
+    time.sleep(1 + draw.random() * 12)
     for _ in range(1 + draw.randrange(3)):
         server.slam()
         time.sleep(draw.random() * 4)
@@ -157,7 +158,7 @@ ALONE = (
 # on the pool
 
 
-def submitted(place: Workplace, store: Path, draw: random.Random) -> subprocess.Popen:
+def submitted(place: Workplace, store: Path, draw: random.Random) -> Started:
     """A run that lanes are at work on."""
     going = place.start(*place.sweep(store, *SWEEP, TTL, f"runtime.guard={store.name}"))
     until(lambda: store.exists() and any(alive(p) for p in place.jobs(store)[0]), 120, "no lane began")
@@ -165,7 +166,7 @@ def submitted(place: Workplace, store: Path, draw: random.Random) -> subprocess.
     return going
 
 
-def settle(place: Workplace, store: Path, going: subprocess.Popen) -> None:
+def settle(place: Workplace, store: Path, going: Started) -> None:
     """End the follower, bring back what is down, and let what is left of the first run come to rest."""
     going.send_signal(signal.SIGINT)
     _, said = going.communicate(timeout=60)

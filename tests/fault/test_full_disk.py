@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.store import Store
-from tests.e2e.test_cli import saint
 from tests.small import overrides
+from tests.warm import saint
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,22 +11,17 @@ import pytest
 
 from artifacts.gc import orphans
 from artifacts.store import Store
-from tests.toys import counted, tree
-
-PROGRAM = """
-import sys
-from artifacts.store import Store
 from tests.making import make
-from tests.toys import tree
-make(tree(sys.argv[2], parts=6, seconds=0.05), Store.at(sys.argv[1]))
-"""
+from tests.toys import counted, tree
+from tests.warm import Started, calling
 
 
-def start(store: Path, log: Path) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(store), str(log)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+def start(store: Path, log: Path) -> Started:
+    return calling(made, str(store), str(log))
+
+
+def made(store: str, log: str) -> None:
+    make(tree(log, parts=6, seconds=0.05), Store.at(store))
 
 
 @pytest.mark.parametrize("seed", range(6))

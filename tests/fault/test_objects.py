@@ -4,43 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from artifacts.backends.objects import Objects
 from artifacts.errors import ArtifactBusy, StoreUnreachable
 from artifacts.gc import orphans
 from artifacts.store import Store
 from tests import objects
-from tests.objects import ROOT, until
+from tests.objects import until
 from tests.small import write_corpus
 from tests.toys import counted, tree
 from tests.unit.test_objects import named
-
-PROGRAM = """
-import json, socket, sys
-from pathlib import Path
-host, bucket, url, cache, log, what = sys.argv[1:]
-socket.gethostname = lambda: host  # this process ran elsewhere, and its pid means nothing here
-from artifacts.backends.objects import Objects
-from artifacts.store import Store
-from tasks.spec import Runtime
-from tests.making import make
-store = Store(Objects(bucket, "some/prefix", url, cache=cache, patience=30))
-runtime = Runtime(mode="inline", device="cpu", checkpoint_seconds=0.01, lease_ttl_seconds=3)
-if what == "toys":
-    from tests.toys import tree
-    make(tree(log, parts=3, seconds=0.1), store, runtime)
-else:
-    import torch
-    torch.set_num_threads(1)
-    from tests.fault.test_objects import trained
-    make(trained(Path(log)), store, runtime)
-"""
+from tests.warm import Started, calling
 
 
 @pytest.fixture
@@ -48,9 +27,21 @@ def name(s3):
     return objects.bucket(s3)
 
 
-def start(s3, name: str, host: str, cache: Path, log: Path, what: str = "toys") -> subprocess.Popen:
-    arguments = [sys.executable, "-c", PROGRAM, host, name, s3.url, str(cache), str(log), what]
-    return subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+def start(s3, name: str, host: str, cache: Path, log: Path, what: str = "toys") -> Started:
+    return calling(elsewhere, host, name, s3.url, str(cache), str(log), what)
+
+
+def elsewhere(host: str, name: str, url: str, cache: str, log: str, what: str) -> None:
+    """What a process does that runs on another host, where its pid means nothing here."""
+    import socket
+
+    from tasks.spec import Runtime
+    from tests.making import make
+
+    socket.gethostname = lambda: host
+    store = Store(Objects(name, "some/prefix", url, cache=cache, patience=30))
+    runtime = Runtime(mode="inline", device="cpu", checkpoint_seconds=0.01, lease_ttl_seconds=3)
+    make(tree(log, parts=3, seconds=0.1) if what == "toys" else trained(Path(log)), store, runtime)
 
 
 def away(s3, seconds: float) -> threading.Thread:

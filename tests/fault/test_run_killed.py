@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,22 +11,17 @@ import pytest
 
 from artifacts.gc import orphans
 from artifacts.store import Store
-from tests.e2e.test_cli import ROOT, saint
 from tests.small import overrides
+from tests.warm import Started, saint
+from tests.warm import start as started
 
 
-def start(world: Path, store: str) -> subprocess.Popen:
+def start(world: Path, store: str) -> Started:
     arguments = [
         *overrides(world), "runtime.mode=inline", "runtime.checkpoint_seconds=0.2", f"backend.root={world / store}",
         "train.n_tokens=200000",
     ]  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", *arguments],
-        cwd=world,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return started("run", *arguments, cwd=world)
 
 
 def rounds(world: Path, store: str, n: int, seed: int) -> None:
@@ -37,7 +29,7 @@ def rounds(world: Path, store: str, n: int, seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(n):
         process = start(world, store)
-        time.sleep(1.0 + draw.random() * 5.0)
+        time.sleep(0.3 + draw.random() * 3.0)  # whole and alone it takes some four seconds
         before = {a: m for a in Store.at(world / store).artifacts() if (m := Store.at(world / store).find(a))}
         process.kill()
         process.wait()

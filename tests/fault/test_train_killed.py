@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from artifacts.store import Store
-from tests.small import write_corpus
-
-ROOT = Path(__file__).parents[2]
-
-PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from artifacts.store import Store
 from tasks.spec import Runtime
-from tests.fault.test_train_killed import recipes
 from tests.making import make_together
-make_together(recipes(sys.argv[3], Path(sys.argv[2])), Store.at(sys.argv[1]),
-              Runtime(mode="inline", device="cpu", checkpoint_seconds=float(sys.argv[4])))
-"""
+from tests.small import write_corpus
+from tests.warm import Started, calling
 
 
 def recipes(which: str, corpus_file: Path):
@@ -66,9 +52,13 @@ def recipes(which: str, corpus_file: Path):
     ]
 
 
-def start(store: Path, corpus_file: Path, which: str, checkpoint_seconds: float) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", PROGRAM, str(store), str(corpus_file), which, str(checkpoint_seconds)]
-    return subprocess.Popen(arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+def start(store: Path, corpus_file: Path, which: str, checkpoint_seconds: float) -> Started:
+    return calling(trained, str(store), str(corpus_file), which, checkpoint_seconds)
+
+
+def trained(store: str, corpus_file: str, which: str, checkpoint_seconds: float) -> None:
+    runtime = Runtime(mode="inline", device="cpu", checkpoint_seconds=checkpoint_seconds)
+    make_together(recipes(which, Path(corpus_file)), Store.at(store), runtime)
 
 
 def found(top: Path, name: str) -> set[str]:

@@ -19,10 +19,10 @@ from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
 from tests.browser import DESK, TELEPHONE, width_of
-from tests.e2e.test_cli import saint
 from tests.making import make
 from tests.reported import data_of
 from tests.small import overrides
+from tests.warm import saint
 
 NASTY = "<img src=x onerror=\"document.title='XSS'\"></script><script>document.title='XSS'</script> \u202e \u2028 & \x1b[31m"
 
