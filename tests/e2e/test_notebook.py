@@ -11,7 +11,7 @@ import pytest
 from flows.api import open_sae
 from tests.warm import ROOT
 
-NOTEBOOK = ROOT / "notebooks/look_and_steer.ipynb"
+NOTEBOOK = ROOT / "docs/look_and_steer.ipynb"
 SEA = re.compile(r"captain|fisherman|pirate|sailor|ship|boat|whale|storm|shell|waves|beach|harbour|island")
 PROMPT = "The cook lost the bread near the oven. The"
 
