@@ -37,8 +37,8 @@ from flows.session import Session
 from tasks.spec import SpecError
 from tasks.stage import Recipe
 
-LOG_SECONDS = 3.0
-"""After which the last lines of a job are in the server's log: they are sent in batches."""
+LOG_SECONDS, MOST_LOG_SECONDS = 3.0, 15.0
+"""After which the last lines of a job are in the server's log, mostly and at most: they are sent in batches."""
 
 GOING = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 _ALIVE = [StateType(name) for name in GOING]
@@ -150,12 +150,16 @@ def last_words(client: SyncPrefectClient, run: FlowRun) -> str:
     message = (run.state.message or "") if run.state else ""
     if run.state_type not in (StateType.CRASHED, StateType.FAILED):
         return message
-    time.sleep(LOG_SECONDS)
     logged = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=logging.WARNING))
-    text = "\n".join(log.message for log in client.read_logs(log_filter=logged, limit=50))
+    never_began = "could not start" in message  # Prefect's words for what broke in the worker; why, only the log says
+    began, text = time.monotonic(), ""
+    while not text and time.monotonic() - began < (MOST_LOG_SECONDS if never_began else LOG_SECONDS):
+        time.sleep(LOG_SECONDS)
+        text = "\n".join(log.message for log in client.read_logs(log_filter=logged, limit=50))
     if missing_module := re.findall(r"No module named '[^']*'", text + message):
         return (
             f"{missing_module[-1]}: its worker has no saint, or another one; "
             "install the same version there, and start it by saint worker"
         )
-    return message
+    errors = re.findall(r"^[\s|]*((?:\w+\.)*\w*(?:Error|Exception|Timeout)\b.*)$", text, re.MULTILINE)
+    return f"{message}: {errors[-1]}" if never_began and errors else message

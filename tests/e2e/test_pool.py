@@ -248,6 +248,8 @@ def test_a_worker_without_the_package_is_named(place, tmp_path):
     )  # fmt: skip
     try:
         done = place.saint(*place.sweep(tmp_path / "store", LAYERS))
+        if "could not start" in done.stderr:  # seen once, on a busy machine: Prefect's worker did not get as far as our code
+            done = place.saint(*place.sweep(tmp_path / "store", LAYERS))
     finally:
         worker.kill()
         worker.wait()
