@@ -19,8 +19,8 @@ ATTACKS = (
 PLANTED = "the zebra crossing at Café Zoë"
 
 
-def build(folder: Path) -> Path:
-    """Make the store below a folder; returns where it is."""
+def attacked(folder: Path) -> list[str]:
+    """Overrides of a small run, over a corpus whose every fifth text attacks whoever shows it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -28,6 +28,12 @@ def build(folder: Path) -> Path:
     table = pq.read_table(folder / "corpus.parquet").to_pydict()
     texts = [f"{text} {ATTACKS[i // 5 % len(ATTACKS)]}" if i % 5 == 0 else text for i, text in enumerate(table["text"])]
     pq.write_table(pa.table({"text": texts, "doc": table["doc"]}), folder / "corpus.parquet")
+    return small
+
+
+def build(folder: Path) -> Path:
+    """Make the store below a folder; returns where it is."""
+    small = attacked(folder)
     root = folder / "store"
     where = ["runtime.mode=inline", f"backend.root={root}"]
     assert main(["score", *small, "train.n_tokens=20000", "capture.n_shards=1", "explain.latents=0:60", *where]) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +24,9 @@ from flows.ui.rendering import lines
 from flows.ui.state import State
 from tasks.spec import Runtime, SpecError
 from tasks.steering.recipe import SteeringRecipe
-from tests.browsed import ATTACKS, PLANTED
+from tests.browsed import ATTACKS, PLANTED, attacked
+from tests.browser import DESK, width_of
 from tests.servers import free_port
-from tests.small import overrides
 
 pytestmark = [pytest.mark.slow]
 
@@ -37,14 +36,8 @@ CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     """SAEs on two layers of one model; on the first one a latent with a label to find, and labels that attack."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = tmp_path_factory.mktemp("ui-steer")
-    small = overrides(folder)
-    table = pq.read_table(folder / "corpus.parquet").to_pydict()
-    texts = [f"{text} {ATTACKS[i // 5 % len(ATTACKS)]}" if i % 5 == 0 else text for i, text in enumerate(table["text"])]
-    pq.write_table(pa.table({"text": texts, "doc": table["doc"]}), folder / "corpus.parquet")
+    small = attacked(folder)
     where = ["runtime.mode=inline", f"backend.root={folder / 'store'}"]
     asked = [*small, "train.n_tokens=20000", "capture.n_shards=1", "capture.hookpoints=[layers.0,layers.1]", "explain.latents=0:2"]
     assert main(["explain", *asked, *where]) == 0
@@ -117,34 +110,13 @@ def url(state, model) -> Iterator[str]:
     page.close(verbose=False)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
 @pytest.fixture
-def visit(browser, url):
-    """Opens the tab in a browser of its own, and sees to it that nothing foreign ever ran and no other host was asked."""
-    asked: list[str] = []
-    troubles: list[str] = []
-    contexts = []
+def visit(visit, url):
+    """Opens the tab in a browser of its own."""
 
-    def open_(width: int = 1280, scheme: str = "light", tab: bool = True, query: str = ""):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+    def open_(width: int = DESK, scheme: str = "light", tab: bool = True, query: str = ""):
+        page = visit(url + query, width=width, scheme=scheme)
         page.set_default_timeout(40_000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.goto(url + query)
         page.wait_for_selector("#latent article", timeout=60_000)
         if tab:
             page.get_by_role("tab", name="Steer").click()
@@ -152,12 +124,7 @@ def visit(browser, url):
         return page
 
     yield open_
-    hosts = {re.sub(r"^\w+://([^/]*).*", r"\1", one) for one in asked if not one.startswith(("data:", "blob:"))}
-    assert hosts == {url.split("/")[2]}
-    assert not troubles
-    for context in contexts:
-        assert all(page.title() == "SAINT" for page in context.pages)
-        context.close()
+    assert all(page.title() == "SAINT" for context in visit.contexts for page in context.pages)
 
 
 # what a visitor does
@@ -541,7 +508,7 @@ def test_the_tab_fits_its_window_and_all_its_controls_have_names(visit, state, t
     page = visit(width=width, scheme=scheme)
     load(page, two_saes(state, tmp_path / "r.json"))
     run(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert width_of(page) == width
     nameless = """[...document.querySelectorAll('#steer button, #steer input, #steer select, #steer textarea')].filter(e => e.offsetParent
         && !(e.getAttribute('aria-label') || e.innerText || e.labels?.length || e.title)).map(e => e.outerHTML)"""
     assert page.evaluate(nameless) == []
