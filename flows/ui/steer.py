@@ -6,6 +6,7 @@ it is written (``writing``).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -141,10 +142,9 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
             stops.end(session, sign)
         yield gr.skip(), gr.skip(), gr.skip(), last and _said(last), on, off
 
-    def halt(request: gr.Request) -> tuple[Any, Any]:
-        # the run itself makes way for the next
+    def halt(request: gr.Request) -> None:
+        # the run itself makes way for the next, and has the last word: an answer from here could come after it
         stops.stop(str(request.session_hash))
-        return drawing.status("stopping"), gr.update(interactive=False)
 
     def full() -> tuple[Any, Any, Any]:
         told = drawing.status("too many wait for the model; try again in a while", True)
@@ -177,7 +177,8 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
         concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", trigger_mode="multiple", **quick,
     )  # fmt: skip
     going.failure(full, None, [status, steer, stop], queue=False, **quick)
-    stop.click(halt, None, [status, stop], queue=False, **quick)
+    stop.click(None, None, status, js=f"() => {json.dumps(drawing.status('stopping'))}", **quick)
+    stop.click(halt, None, None, queue=False, **quick)
     form_of = [status, turned, asked, kind, *settings, pasted]
     load.click(take, pasted, form_of, **quick)
     upload.upload(take, upload, form_of, **quick)
