@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
-from numbers import Integral, Real
+from operator import index
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -277,7 +277,7 @@ class OpenSAE:
         from tasks.steering.push import Row
 
         pushes = self._pushes(turned, unit, mode, positions)
-        if not isinstance(n_tokens, Integral) or n_tokens < 1:
+        if not isinstance(n_tokens, int) or n_tokens < 1:
             raise SpecError(f"n_tokens = {n_tokens!r}, but it is a number of tokens; give 1 or more")
         subject = self.subject
         several = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -308,15 +308,29 @@ class OpenSAE:
 
         for name, value, choices in (("unit", unit, Unit), ("mode", mode, Mode), ("positions", positions, Positions)):
             check_choice(name, value, choices)
-        if not isinstance(turned, Mapping):
-            raise SpecError(f"turned = {turned!r}, but it says of each latent how far; as in {{17: 0.8}}")
-        for latent, strength in turned.items():
-            if not isinstance(latent, Integral):
-                raise SpecError(f"latent = {latent!r}, but a latent is a whole number; as in {{17: 0.8}}")
-            if not isinstance(strength, Real) or not isfinite(strength):
-                raise SpecError(f"strength = {strength!r} for latent {latent}, but it is no finite number; give one")
-        check_latents(self.trained, list(turned))
+        strengths = _numbers(turned)
+        check_latents(self, list(strengths))
         own = 1.0 if unit == "activation" else None
-        wishes = [Wish(int(latent), float(strength), mode, own) for latent, strength in turned.items()]
-        known = self.said.known(turned) if own is None else dict.fromkeys(turned, NOTHING)
+        wishes = [Wish(latent, strength, mode, own) for latent, strength in strengths.items()]
+        known = self.said.known(strengths) if strengths and own is None else dict.fromkeys(strengths, NOTHING)
         return tuple(Push(w.latent, w.strength, largest_of(self.store, self.manifest, w, known[w.latent]), mode) for w in wishes)
+
+
+def _numbers(turned: Mapping[Any, Any]) -> dict[int, float]:
+    """Latents and strengths, whoever's numbers they are. Raises ``SpecError`` for what is none."""
+    if not isinstance(turned, Mapping):
+        raise SpecError(f"turned = {turned!r}, but it says of each latent how far; as in {{17: 0.8}}")
+    found = {}
+    for latent, strength in turned.items():
+        try:
+            latent = index(latent)
+        except TypeError:
+            raise SpecError(f"latent = {latent!r}, but a latent is a whole number; as in {{17: 0.8}}") from None
+        try:
+            finite = isfinite(strength)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise SpecError(f"strength = {strength!r} for latent {latent}, but it is no finite number; as in {{17: 0.8}}")
+        found[latent] = float(strength)
+    return found

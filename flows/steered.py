@@ -113,8 +113,8 @@ def _as_said(wanted: RecipeSAE, manifest: Manifest) -> Manifest:
         said, own = getattr(wanted, name), manifest.summary[name]
         if said != own:
             raise SpecError(
-                f"recipe.saes.{name} = {repr(said)[:80]}, but {manifest.artifact}, which has these weights, has {own!r}; write that, or make "
-                "the recipe again (saint steer --save)"
+                f"recipe.saes.{name} = {repr(said)[:80]}, but {manifest.artifact}, which has these weights, has {own!r}; write that, or "
+                "make the recipe again (saint steer --save)"
             )
     return manifest
 

@@ -21,7 +21,8 @@ def holding(subject: Subject, pushes: Sequence[Push], positions: Positions = "al
     """The subject's model, with every row of every call pushed; what was there before comes back with the end of the block.
 
     Special tokens, padding among them, are left as they are; of a call with ``inputs_embeds``, what has a special token's embedding.
-    ``last`` counts the tokens that come while the key-value cache is empty as the prompt. For the time of the block the model is this thread's: other threads wait. Raises ``SpecError``.
+    ``last`` counts the tokens that come while the key-value cache is empty as the prompt. For the time of the block the model is
+    this thread's: other threads wait. Raises ``SpecError``.
     """
     check_pushes(subject.saes, pushes)
     specials = torch.tensor(sorted(subject.lm.tokenizer.all_special_ids), dtype=torch.int64)

@@ -78,8 +78,8 @@ class Row(NamedTuple):
     """Tells draws of one prompt apart: equal prompt, seed and sample, equal draws, whatever is pushed."""
 
 
-def check_latents(sae: TrainedSAE, latents: Sequence[int]) -> None:
-    """Raise ``SpecError`` for a latent that the SAE does not have."""
+def check_latents(sae: Any, latents: Sequence[int]) -> None:
+    """Raise ``SpecError`` for a latent that the SAE, whatever has its ``n_latents``, does not have."""
     for latent in latents:
         if not 0 <= latent < sae.n_latents:
             raise SpecError(f"latent = {latent}, but the SAE has latents 0 to {sae.n_latents - 1}; use one of them")
@@ -106,7 +106,7 @@ def check_once(pushes: Iterable[Push], where: str = "") -> None:
 
 
 def check_pushes(saes: Mapping[str, TrainedSAE], pushes: Sequence[Push]) -> None:
-    """Raise ``SpecError`` for a push of no SAE, latent or mode that there is, by no number, or of a latent that is held and turned again."""
+    """Raise ``SpecError`` for a push of no SAE, latent or mode that there is, by no number, or of one that is held and turned again."""
     for push in pushes:
         if push.sae not in saes:
             names = ", ".join(name for name in saes if name)
