@@ -166,7 +166,7 @@ def _recipe(store: Store, flags: argparse.Namespace, words: list[str]) -> Steeri
 
     held = SteeringRecipe.load(flags.recipe) if flags.recipe else None
     if held is None and not (words and _SAE.fullmatch(words[0])):
-        fact = f"{words[0]!r} names no SAE, as the first word does" if words else "no SAE is named"
+        fact = f"the first word, {words[0]!r}, names no SAE" if words else "no SAE is named"
         raise SpecError(f'saint steer, but {fact}; as in saint steer train/3f2a "Once upon a time" --latent 17=0.8')
     if held and words and re.fullmatch(r"(train|adopt)/[0-9a-f]*", words[0]):
         raise SpecError(f"{words[0]}, but the recipe {flags.recipe!r} says which SAE it is; leave it out")

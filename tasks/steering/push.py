@@ -88,7 +88,7 @@ def check_latents(sae: Any, latents: Sequence[int]) -> None:
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raise ``SpecError`` for what is none of a ``Literal``'s values."""
     if value not in get_args(choices):
-        raise SpecError(f"{name} = {value!r}, but there is no such {name}; use one of {', '.join(get_args(choices))}")
+        raise SpecError(f"{name} = {value!r}, but there is none of that name; use one of {', '.join(get_args(choices))}")
 
 
 def check_once(pushes: Iterable[Push], where: str = "") -> None:

@@ -147,7 +147,7 @@ def test_a_live_terminal_gets_two_columns_with_the_heat_of_tokens(store, saes, m
     ("arguments", "message"),
     [
         ([], "no SAE is named"),
-        (["hi there", "--latent", "17=1"], "'hi there' names no SAE, as the first word does; as in saint steer train/3f2a"),
+        (["hi there", "--latent", "17=1"], "the first word, 'hi there', names no SAE; as in saint steer train/3f2a"),
         (["{0}"], "there is no prompt"),
         (["{0}", "a", "--latent", "x"], "a latent is N=STRENGTH"),
         (["{0}", "a", "--latent", "3=4:shout"], "there is no mode 'shout'; use one of add, clamp, ablate, bias"),
@@ -307,10 +307,10 @@ def test_a_steered_model_of_plain_transformers_in_a_with_block(saes, store):
 @pytest.mark.parametrize(
     ("turned", "options", "message"),
     [
-        ({3: 1.0}, {"mode": "Clamp"}, "mode = 'Clamp', but there is no such mode; use one of add, clamp, ablate, bias"),
+        ({3: 1.0}, {"mode": "Clamp"}, "mode = 'Clamp', but there is none of that name; use one of add, clamp, ablate, bias"),
         ({}, {"mode": "Clamp"}, "mode = 'Clamp'"),
-        ({3: 1.0}, {"unit": "max"}, "unit = 'max', but there is no such unit; use one of largest, activation"),
-        ({3: 1.0}, {"positions": "Last"}, "positions = 'Last', but there is no such positions; use one of all, last"),
+        ({3: 1.0}, {"unit": "max"}, "unit = 'max', but there is none of that name; use one of largest, activation"),
+        ({3: 1.0}, {"positions": "Last"}, "positions = 'Last', but there is none of that name; use one of all, last"),
         ({"1": 1.0}, {}, "latent = '1', but a latent is a whole number; as in {17: 0.8}"),
         ({1.5: 1.0}, {}, "latent = 1.5, but a latent is a whole number"),
         ({1: "x"}, {}, "strength = 'x' for latent 1, but it is no finite number"),

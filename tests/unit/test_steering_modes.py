@@ -148,7 +148,7 @@ def test_what_the_order_of_places_does_not_allow_is_refused(several, lm):
         (Push(1, 1.0, sae="who"), "sae = 'who', but the subject has topk, jump"),
         (Push(64, 1.0, sae="jump"), "latent = 64, but the SAE has latents 0 to 63"),
         (Push(1, float("nan")), "no finite number"),
-        (Push(1, 1.0, mode="Clamp"), "mode = 'Clamp', but there is no such mode; use one of add, clamp, ablate, bias"),
+        (Push(1, 1.0, mode="Clamp"), "mode = 'Clamp', but there is none of that name; use one of add, clamp, ablate, bias"),
     ):
         with pytest.raises(SpecError, match=message):
             several.next_log_probs([Row(prompt, (push,))])

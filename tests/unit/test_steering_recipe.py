@@ -190,10 +190,11 @@ def test_a_patch_that_nobody_could_import_is_refused(world, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("hookpoint", ["layers.1", "embed"])
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_a_patch_takes_embeddings_for_tokens(world, tmp_path, positions):
+def test_a_patch_takes_embeddings_for_tokens(world, tmp_path, hookpoint, positions):
     lm, folder = world
-    subject = Subject(lm, sae("layers.1", "rms"))
+    subject = Subject(lm, sae(hookpoint, "rms"))
     code, _ = save_patch(subject, [Push(5, 6.0)], tmp_path / "dog.py", positions)
     scope: dict = {"__name__": "dog", "__file__": str(code)}
     exec(compile(code.read_text(), code, "exec"), scope)
