@@ -4,7 +4,8 @@
     sae = open_sae("train/3f2a")                        # an SAE that was trained here, or imported (adopt/...)
     sae.inspect("Once upon a time")                     # a page in a notebook; tables and tensors underneath
 
-``with sae.steering({17: 4.0}) as model`` is the model of transformers itself, steered for the time of the block. A steering recipe
+``with sae.steering({17: 0.8}) as model`` is the model of transformers itself, steered for the time of the block: latent 17 by 0.8 times
+the largest activation that was seen of it, as the command line and the page count, too. A steering recipe
 (``saint steer --save her.json``) says ``load_recipe("her.json").run().steered``.
 
 The language model is opened when it is first needed, the store's labels and scores when they are first asked for.
@@ -16,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
+from operator import index
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -27,6 +30,7 @@ from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
 from flows.places import store_at
 from flows.steered import Models, load_recipe
+from tasks.inspection.known import NOTHING
 from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
 
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
     from tasks.trained import TrainedSAE
 
 __all__ = ["Encoded", "OpenSAE", "load_recipe", "open_sae"]
+
+Unit = Literal["largest", "activation"]
+"""What strengths count in: multiples of the latent's largest observed activation, or activations."""
 
 
 def open_sae(
@@ -250,24 +257,29 @@ class OpenSAE:
         prompts: str | Sequence[str],
         n_tokens: int = 40,
         *,
-        unit: Literal["activation", "largest"] = "activation",
+        unit: Unit = "largest",
         mode: Mode = "add",
         temperature: float = 1.0,
         top_p: float = 1.0,
         seed: int = 0,
         positions: Positions = "all",
     ) -> str | list[str]:
-        """The text that follows a prompt, or each of several, with some latents turned: ``{17: 4.0}`` adds 4 to latent 17.
+        """The text that follows a prompt, or each of several, with some latents turned: ``{17: 0.8}`` adds to latent 17 0.8 times
+        its largest activation.
 
-        ``unit`` ``activation`` counts in the latents' own activations, as ``inspect`` shows them; ``largest`` in multiples of
-        the largest one that mining saw. ``mode`` says how it is turned: added to, clamped, ablated, or biased before the encoder
-        chooses (``tasks.steering.push.Mode``). Without latents, ``{}``, it is what the model itself says with the same draws.
-        Raises ``SpecError`` for a latent there is none of, or whose largest activation nobody knows.
+        ``unit`` ``largest`` counts in multiples of the largest activation that was seen of a latent, as the command line, the page
+        and recipes do; ``activation`` in the activations themselves, as ``inspect`` shows them. ``mode`` says how it is turned:
+        added to, clamped, ablated, or biased before the encoder chooses (``tasks.steering.push.Mode``). Without latents, ``{}``, it is
+        what the model itself says with the same draws. Raises ``SpecError`` for a latent there is none of, or whose largest
+        activation nobody knows, and for a mode, unit or number that is none.
         """
         from tasks.inspection.looking import contexts_of
         from tasks.steering.push import Row
 
-        subject, pushes = self.subject, self._pushes(turned, unit, mode)
+        pushes = self._pushes(turned, unit, mode, positions)
+        if not isinstance(n_tokens, int) or n_tokens < 1:
+            raise SpecError(f"n_tokens = {n_tokens!r}, but it is a number of tokens; give 1 or more")
+        subject = self.subject
         several = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = [Row(context, pushes) for context in contexts_of(subject, several)]
         found = subject.continuations(rows, n_tokens, temperature=temperature, top_p=top_p, seed=seed, positions=positions)
@@ -277,31 +289,48 @@ class OpenSAE:
         self,
         turned: Mapping[int, float],
         *,
-        unit: Literal["activation", "largest"] = "activation",
+        unit: Unit = "largest",
         mode: Mode = "add",
         positions: Positions = "all",
     ) -> AbstractContextManager[Any]:
-        """The model of transformers itself, steered for the time of a block: ``with sae.steering({17: 4.0}) as model``.
+        """The model of transformers itself, steered for the time of a block: ``with sae.steering({17: 0.8}) as model``.
 
         Every row of every call is pushed, whoever makes it, and other threads wait; ``turned`` is as for ``steer``.
         """
         from tasks.steering.holding import holding
 
-        return holding(self.subject, self._pushes(turned, unit, mode), positions)
+        pushes = self._pushes(turned, unit, mode, positions)
+        return holding(self.subject, pushes, positions)
 
-    def _pushes(self, turned: Mapping[int, float], unit: str, mode: Mode) -> tuple[Push, ...]:
-        from tasks.steering.push import Push
+    def _pushes(self, turned: Mapping[int, float], unit: str, mode: str, positions: str) -> tuple[Push, ...]:
+        from flows.wishes import Wish, largest_of
+        from tasks.steering.push import Mode, Positions, Push, check_choice, check_latents
 
-        largest = {latent: 1.0 for latent in turned} if unit == "activation" else self._largest(turned)
-        return tuple(Push(latent, strength, largest[latent], mode) for latent, strength in turned.items())
+        for name, value, choices in (("unit", unit, Unit), ("mode", mode, Mode), ("positions", positions, Positions)):
+            check_choice(name, value, choices)
+        strengths = _numbers(turned)
+        check_latents(self, list(strengths))
+        own = 1.0 if unit == "activation" else None
+        wishes = [Wish(latent, strength, mode, own) for latent, strength in strengths.items()]
+        known = self.said.known(strengths) if strengths and own is None else dict.fromkeys(strengths, NOTHING)
+        return tuple(Push(w.latent, w.strength, largest_of(self.store, self.manifest, w, known[w.latent]), mode) for w in wishes)
 
-    def _largest(self, latents: Iterable[int]) -> dict[int, float]:
-        from tasks.steering.push import check_latents
 
-        check_latents(self.trained, wanted := list(latents))
-        found = {latent: one.largest for latent, one in self.said.known(wanted).items()}
-        for latent, largest in found.items():
-            if not largest:
-                why = "it was silent there" if largest == 0 else f"this store has no windows of {self.artifact}"
-                raise SpecError(f"latent = {latent}, but its largest activation is not known: {why}; use unit='activation'")
-        return {latent: float(largest or 0) for latent, largest in found.items()}
+def _numbers(turned: Mapping[Any, Any]) -> dict[int, float]:
+    """Latents and strengths, whoever's numbers they are. Raises ``SpecError`` for what is none."""
+    if not isinstance(turned, Mapping):
+        raise SpecError(f"turned = {turned!r}, but it says of each latent how far; as in {{17: 0.8}}")
+    found = {}
+    for latent, strength in turned.items():
+        try:
+            latent = index(latent)
+        except TypeError:
+            raise SpecError(f"latent = {latent!r}, but a latent is a whole number; as in {{17: 0.8}}") from None
+        try:
+            finite = isfinite(strength)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise SpecError(f"strength = {strength!r} for latent {latent}, but it is no finite number; as in {{17: 0.8}}")
+        found[latent] = float(strength)
+    return found

@@ -49,7 +49,7 @@ Configuration is by overrides: saint run lm=hf lm.path=MODEL corpus=parquet corp
   saint explain train/3f2a explainer=default client=anthropic_batch latents=0:100
   saint score explain/9c0d scorers=[detection,fuzzing] client=anthropic_batch
   saint inspect train/3f2a "Once upon a time"
-  saint steer train/3f2a "Once upon a time" --latent 17=4 --save her.json; saint steer --recipe her.json
+  saint steer train/3f2a "Once upon a time" --latent 17=0.8 --save her.json; saint steer --recipe her.json
   saint survey train/3f2a with=train/9b1c
   saint ui --open
   saint import sae.path=DIR lm=hf lm.path=MODEL; saint export train/3f2a saelens DIR

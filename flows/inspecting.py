@@ -30,8 +30,8 @@ def inspect(rest: list[str], debug: bool = False) -> int:
     from tasks.spec import Runtime
 
     prompts = list(prompts_of(words, flags.file, flags.lines))
-    if flags.html and not (folder := Path(flags.html).expanduser().absolute().parent).is_dir():  # before the work, not after it
-        raise SpecError(f"--html = {flags.html!r}, but there is no folder {folder}; make it, or name another")
+    if flags.html:
+        in_a_folder("--html", flags.html)
     store = store_of(overrides)
     runtime = validated(Runtime, composed(overrides)["runtime"], "runtime")
     sae = OpenSAE(store, sae_named(store, name), runtime, flags.dtype, flags.explain)
@@ -82,6 +82,15 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, str, list[str], list[s
         if (value := getattr(flags, name)) < least:
             raise SpecError(f"--{name} {value}, but it counts; use {least} or more")
     return flags, flags.sae, [word for word in flags.words if word not in overrides], overrides
+
+
+def in_a_folder(flag: str, typed: str) -> Path:
+    """Where something is to be written. Raises ``SpecError``, before the work and not after it, where there is no such folder."""
+    path = Path(typed).expanduser()
+    if not typed or not path.absolute().parent.is_dir():
+        fact = f"there is no folder {path.absolute().parent}; make it, or name another" if typed else "that names nothing; name a file"
+        raise SpecError(f"{flag} = {typed!r}, but {fact}")
+    return path
 
 
 def prompts_of(words: Sequence[str], files: Sequence[str], lines: bool) -> Iterator[str]:

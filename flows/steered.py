@@ -90,19 +90,33 @@ class Models:
 
 
 def sae_of(store: Store, wanted: RecipeSAE) -> Manifest:
-    """The artifact with the weights that a recipe means: under its address, else wherever in the store they are."""
+    """The artifact with the weights that a recipe means: under its address, else wherever in the store they are.
+
+    Raises ``SpecError`` where they are nowhere, or are not of what the recipe says.
+    """
     artifact = addressed(wanted.artifact)
     own = store.find(artifact)
     if own is not None and _digest(own) == wanted.digest:
-        return own
+        return _as_said(wanted, own)
     for manifest in manifests(store, ("train", "adopt")):
         if any(file.path == FILE for file in manifest.files) and _digest(manifest) == wanted.digest:
-            return manifest
+            return _as_said(wanted, manifest)
     fact = (
         "it is not in this store" if own is None
         else f"its weights here have digest {_digest(own)[:12]}..., not {wanted.digest[:12]}..., so that its latents mean something else"
     )  # fmt: skip
     raise SpecError(f"recipe.saes names {artifact} at {wanted.hookpoint}, but {fact}; {_how(artifact)}, or saint import the same files")
+
+
+def _as_said(wanted: RecipeSAE, manifest: Manifest) -> Manifest:
+    for name in ("hookpoint", "n_latents"):
+        said, own = getattr(wanted, name), manifest.summary[name]
+        if said != own:
+            raise SpecError(
+                f"recipe.saes.{name} = {repr(said)[:80]}, but {manifest.artifact}, which has these weights, has {own!r}; write that, or "
+                "make the recipe again (saint steer --save)"
+            )
+    return manifest
 
 
 def _how(artifact: Artifact) -> str:
@@ -215,11 +229,9 @@ class OpenRecipe:
     def rows(self, side: Side) -> list[Row]:
         """A row for each prompt. Raises ``SpecError`` for a prompt that the model cannot go on from."""
         from tasks.steering.prompts import beginnings
-        from tasks.steering.push import Push, Row
+        from tasks.steering.push import Row
 
-        pushes = () if side == "default" else tuple(
-            Push(push.latent, push.strength, push.largest, push.mode, push.sae) for push in self.recipe.pushes
-        )  # fmt: skip
+        pushes = () if side == "default" else tuple(push.push for push in self.recipe.pushes)
         # equal prompts are told apart by their draws, or they would be continued alike
         seen: dict[bytes, int] = {}
         rows = []

@@ -10,9 +10,10 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.belongings import Said, lm_of, manifests, sae_named, said_of
 from flows.steered import WEIGHTS
+from tasks.inspection.known import Known
 from tasks.kinds import validated
 from tasks.spec import SpecError
-from tasks.steering.push import Mode
+from tasks.steering.push import HOLDS, Mode
 from tasks.steering.recipe import SteeringRecipe
 
 
@@ -30,6 +31,13 @@ class Wish:
 
     sae: str | None = None
     """Its SAE as typed (``train/3f2a``); None: the first."""
+
+    def __post_init__(self) -> None:
+        if self.mode in HOLDS and not self.strength:
+            raise SpecError(
+                f"{self.latent}={self.strength:g}:{self.mode}, but a strength of 0 is off in every mode; use {self.latent}=ablate "
+                "(in Python mode='ablate', strength 1) to take it out, or leave it out"
+            )
 
 
 def recipe_of(
@@ -63,21 +71,10 @@ def recipe_of(
         if name not in said:
             said[name] = said_of(store, manifest, explain if name == names[0] else None)
         known = said[name].known([wish.latent])[wish.latent]
-        largest = wish.largest
-        if largest is None:
-            largest = known.largest if known.largest is not None else _largest_seen(store, manifest, wish.latent)
-        if largest is None and wish.mode == "ablate":
-            largest = 0.0  # it needs none
-        if largest is None or (not largest and wish.strength and wish.mode != "ablate"):
-            none = f"this store has no windows of {manifest.artifact} (saint explain makes them)"
-            raise SpecError(
-                f"latent = {wish.latent}, but its largest activation is not known: {none if largest is None else 'it was never active'}; "
-                f"give it, as in {wish.latent}={wish.strength:g}x2.5"
-            )
         pushes.append(
             {
                 "sae": address_of(manifest), "latent": wish.latent, "strength": wish.strength, "mode": wish.mode,
-                "largest": largest, "label": known.label[:1000],
+                "largest": largest_of(store, manifest, wish, known), "label": known.label[:1000],
             }
         )  # fmt: skip
     (lm,) = lms
@@ -91,6 +88,20 @@ def recipe_of(
         **settings,
     }
     return validated(SteeringRecipe, body, "recipe")
+
+
+def largest_of(store: Store, sae: Manifest, wish: Wish, known: Known) -> float:
+    """The largest activation that a wish counts in. Raises ``SpecError`` where it needs one and nobody knows it."""
+    largest = wish.largest
+    if largest is None:
+        largest = known.largest if known.largest is not None else _largest_seen(store, sae, wish.latent)
+    if not largest and wish.strength and wish.mode != "ablate":
+        none = f"this store has no windows of {sae.artifact} (saint explain makes them)"
+        raise SpecError(
+            f"latent = {wish.latent}, but its largest activation is not known: {none if largest is None else 'it was never active'}; "
+            f"give it, as in {wish.latent}={wish.strength:g}x2.5, or in Python unit='activation'"
+        )
+    return largest or 0.0
 
 
 def address_of(manifest: Manifest) -> str:

@@ -158,7 +158,8 @@ def users_of(typed: str | None, file: str | None) -> tuple[tuple[str, str], ...]
 def _user(line: str, where: str) -> tuple[str, str]:
     name, colon, password = line.partition(":")
     if not (name.strip() and colon and password):
-        raise SpecError(f"{where}, but a user is written user:password, neither of them empty; write it so")
+        none = "colon" if not colon else "password" if name.strip() else "user"  # what was typed may be a secret, and is not repeated
+        raise SpecError(f"{where}, but what it gives has no {none}; write user:password, neither of them empty")
     return name.strip(), password
 
 

@@ -12,9 +12,9 @@ Shapes: B rows, n rows that are pushed, T tokens, D width of a hookpoint, L watc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from tasks.lazy import np, torch
 from tasks.lm.contexts import Context
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Mode = Literal["add", "clamp", "ablate", "bias"]
 """``add``: so much is added to the activation; ``clamp``: it is set to so much; ``ablate``: it is set to 0; ``bias``: so much
 is added before the encoder chooses which latents are active. Exactly: ``tasks.steering.turning``."""
+
+HOLDS = ("clamp", "ablate")
+"""Modes that say what a latent is, so that it cannot be turned otherwise beside them."""
 
 Watched = tuple[str, int]
 """A latent whose activations are wanted: name of the SAE, as ``Push.sae``, and number."""
@@ -75,27 +78,44 @@ class Row(NamedTuple):
     """Tells draws of one prompt apart: equal prompt, seed and sample, equal draws, whatever is pushed."""
 
 
-def check_latents(sae: TrainedSAE, latents: Sequence[int]) -> None:
-    """Raise ``SpecError`` for a latent that the SAE does not have."""
+def check_latents(sae: Any, latents: Sequence[int]) -> None:
+    """Raise ``SpecError`` for a latent that the SAE, whatever has its ``n_latents``, does not have."""
     for latent in latents:
         if not 0 <= latent < sae.n_latents:
             raise SpecError(f"latent = {latent}, but the SAE has latents 0 to {sae.n_latents - 1}; use one of them")
 
 
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ``SpecError`` for what is none of a ``Literal``'s values."""
+    if value not in get_args(choices):
+        raise SpecError(f"{name} = {value!r}, but there is none of that name; use one of {', '.join(get_args(choices))}")
+
+
+def check_once(pushes: Iterable[Push], where: str = "") -> None:
+    """Raise ``SpecError`` for a latent that is held and turned again, or biased twice; ``where`` is their place in a file."""
+    modes: dict[tuple[str, int], list[Mode]] = {}
+    for i, push in enumerate(pushes):
+        own = modes.setdefault((push.sae, push.latent), []) if push.on else []
+        name = f"{where}.{i}.latent" if where else "latent"
+        if push.mode in own and push.mode != "add":
+            raise SpecError(f"{name} = {push.latent}, but it is turned by {push.mode} twice; leave one out")
+        if own and not {push.mode, *own}.isdisjoint(HOLDS):
+            both = f"{own[0]} and by {push.mode}"
+            raise SpecError(f"{name} = {push.latent}, but it is turned by {both}, and what is clamped or ablated is held; leave one out")
+        own.append(push.mode)
+
+
 def check_pushes(saes: Mapping[str, TrainedSAE], pushes: Sequence[Push]) -> None:
-    """Raise ``SpecError`` for a push of no SAE or latent that there is, by no number, or of a latent that is held twice."""
-    seen: set[tuple[str, int]] = set()
+    """Raise ``SpecError`` for a push of no SAE, latent or mode that there is, by no number, or of one that is held and turned again."""
     for push in pushes:
         if push.sae not in saes:
             names = ", ".join(name for name in saes if name)
             raise SpecError(f"sae = {push.sae!r}, but the subject has {names or 'one SAE, without a name'}; use one of these")
         check_latents(saes[push.sae], [push.latent])
+        check_choice("mode", push.mode, Mode)
         if not math.isfinite(push.amount):
             raise SpecError(f"strength = {push.strength} x {push.largest} for latent {push.latent}, but that is no finite number; give one")
-        if push.mode != "add" and push.on:
-            if (push.sae, push.latent) in seen:
-                raise SpecError(f"latent = {push.latent}, but it is turned by {push.mode} twice in one row; leave one out")
-            seen.add((push.sae, push.latent))
+    check_once(pushes)
 
 
 class Steering:

@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 
 from tasks.kinds import validated
 from tasks.spec import Spec, SpecError
-from tasks.steering.push import Mode, Positions
+from tasks.steering.push import Mode, Positions, Push, check_once
 
 FORMAT, VERSION = "saint-steering", 1
 
@@ -88,6 +88,11 @@ class RecipePush(Spec):
     label: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What the latent was said to mean when the recipe was written. For people."""
 
+    @property
+    def push(self) -> Push:
+        """What it is to the model."""
+        return Push(self.latent, self.strength, self.largest, self.mode, self.sae)
+
 
 class SteeringRecipe(Spec):
     """A language model, what is turned in it, what it goes on from, and how its tokens are drawn."""
@@ -124,16 +129,13 @@ class SteeringRecipe(Spec):
         sizes = {sae.artifact: sae.n_latents for sae in self.saes}
         if len(sizes) < len(self.saes):
             raise SpecError("recipe.saes names an SAE twice, but pushes are told apart by it; name each once")
-        held: set[tuple[str, int]] = set()
         for i, push in enumerate(self.pushes):
             where = f"recipe.pushes.{i}"
             if push.sae not in sizes:
                 raise SpecError(f"{where}.sae = {push.sae[:80]!r}, but recipe.saes has no such artifact; name one of {', '.join(sizes)}")
             if push.latent >= sizes[push.sae]:
                 raise SpecError(f"{where}.latent = {push.latent}, but the SAE has latents 0 to {sizes[push.sae] - 1}; use one of them")
-            if push.mode != "add" and (push.sae, push.latent) in held:
-                raise SpecError(f"{where}.latent = {push.latent}, but it is turned by {push.mode} twice; leave one out")
-            held |= {(push.sae, push.latent)} if push.mode != "add" else set()
+        check_once((push.push for push in self.pushes), "recipe.pushes")
         return self
 
     def text(self) -> str:

@@ -42,14 +42,24 @@ def steered(model, path=None, scale=1.0):
     """Steer every call of the model within the block; ``scale`` multiplies the strength."""
     plan, directions = load(path or Path(__file__).with_suffix(".safetensors"))
     special = torch.tensor(plan["special_token_ids"], dtype=torch.long)
-    now = {}
+    embed, now = model.get_input_embeddings(), {}
+    with torch.no_grad():
+        embedded = embed(special.to(embed.weight.device))
+
+    def is_special(tokens, x):
+        if tokens is not None:
+            return torch.isin(tokens.cpu(), special)
+        found = torch.zeros(x.shape[:2], dtype=torch.bool)
+        for row in embedded.to(x):
+            found |= (x == row).all(-1).cpu()
+        return found
 
     def began(_, arguments, named):
-        tokens = arguments[0] if arguments else named["input_ids"]
+        where = ~is_special(arguments[0] if arguments else named.get("input_ids"), named.get("inputs_embeds"))
         past = named.get("past_key_values")
-        prompt = past is None or past.get_seq_length() == 0
-        where = ~torch.isin(tokens.cpu(), special) if prompt else torch.ones(tokens.shape, dtype=torch.bool)
-        if prompt and plan["positions"] == "last":
+        if past is not None and past.get_seq_length() > 0:
+            where = torch.ones_like(where)
+        elif plan["positions"] == "last":
             where[:, :-1] = False
         now["where"] = where[..., None]
 

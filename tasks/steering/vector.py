@@ -7,6 +7,7 @@ depend on what the SAE makes of each token, and need the SAE. Shapes: O d_out, D
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def save_vector(subject: Subject, pushes: Sequence[Push], path: Path, positions:
 
     Raises ``SpecError`` for pushes that are no vector, and where two SAEs need different scales at one place.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     check_pushes(subject.saes, pushes)
     on = [push for push in pushes if push.on]
@@ -81,16 +82,27 @@ def save_vector(subject: Subject, pushes: Sequence[Push], path: Path, positions:
     }  # fmt: skip
     # one entry of metadata: safetensors writes several in an order that changes from process to process
     tensors = {hookpoint: direction_D.cpu().contiguous() for hookpoint, (direction_D, _) in found.items()}
-    save_file(tensors, path, metadata={"steering": json.dumps(plan)})
+    path.write_bytes(save(tensors, metadata={"steering": json.dumps(plan)}))
     return path
 
 
 def save_patch(subject: Subject, pushes: Sequence[Push], path: Path, positions: Positions = "all", **about: Any) -> list[Path]:
-    """Write ``path``, a Python file that steers a model of plain transformers, and the vector beside it, which it reads."""
-    vector = save_vector(subject, pushes, path.with_suffix(".safetensors"), positions, **about)
+    """Write ``path``, a Python file that steers a model of plain transformers, and the vector beside it, which it reads.
+
+    Raises ``SpecError`` for a name that cannot be imported, and what ``save_vector`` does.
+    """
+    _, beside = patch_files(path)
+    vector = save_vector(subject, pushes, beside, positions, **about)
     path.write_text(CODE.read_text("utf-8").replace("from steer import", f"from {path.stem} import").replace("steer.py", path.name)
                     .replace("steer.safetensors", vector.name), "utf-8")  # fmt: skip
     return [path, vector]
+
+
+def patch_files(path: Path) -> tuple[Path, Path]:
+    """A patch and the vector beside it. Raises ``SpecError`` for a name that cannot be imported."""
+    if path.suffix != ".py" or not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise SpecError(f"patch = {str(path)!r}, but it is Python that others import; name it like my_patch.py")
+    return path, path.with_suffix(".safetensors")
 
 
 def _in_the_models_units(norm: FittedNorm, part_1D: Tensor, hookpoint: str) -> tuple[Tensor, dict[str, Any] | None]:

@@ -273,10 +273,10 @@ def test_tables_of_an_inspection_hold_what_its_json_does(sae):
 def test_steering_is_that_of_the_subject_and_nothing_turned_is_the_model_itself(sae):
     plain = sae.steer({}, PROMPT, 8, temperature=0.0)
     assert plain == sae.steer({3: 0.0}, PROMPT, 8, temperature=0.0) and isinstance(plain, str)
-    pushed = sae.steer({3: 400.0}, [PROMPT, "a dog"], 8, temperature=0.0)
+    pushed = sae.steer({3: 400.0}, [PROMPT, "a dog"], 8, temperature=0.0, unit="activation")
     assert len(pushed) == 2 and pushed[0] != plain
     largest = sae.said.known([3])[3].largest
-    assert sae.steer({3: 400.0 / largest}, PROMPT, 8, temperature=0.0, unit="largest") == pushed[0]
+    assert sae.steer({3: 400.0 / largest}, PROMPT, 8, temperature=0.0) == pushed[0]
     with pytest.raises(SpecError, match="latent = 999"):
         sae.steer({999: 1.0}, PROMPT)
 

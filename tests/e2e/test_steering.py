@@ -97,12 +97,21 @@ def test_the_command_a_recipe_and_three_lines_of_python_say_the_same(saint, saes
 
 def test_strength_0_and_no_latent_are_the_model_itself(saint, saes):
     texts = []
-    for more in ([], turned(saes, 0.0), ["--latent", "2=0:ablate"]):
+    for more in ([], ["--latent", "3=0", "--latent", f"{saes[1]}:9=0:bias"]):
         body = json.loads(saint(saes[0], PROMPTS[0], *more, "--tokens", "10", "--json")[1])
         (each,) = body["prompts"]
         assert each["default"]["text"] == each["steered"]["text"] and each["warnings"] == []
         texts.append(each["default"]["text"])
     assert len(set(texts)) == 1 and texts[0]
+
+
+@pytest.mark.parametrize("mode", ["clamp", "ablate"])
+def test_a_latent_is_not_held_by_a_strength_that_is_off(saint, saes, store, mode):
+    said = f"3=0:{mode}, but a strength of 0 is off in every mode; use 3=ablate .* to take it out, or leave it out"
+    with pytest.raises(SpecError, match=said):
+        open_sae(saes[0], store, device="cpu").steer({3: 0.0}, "The cat", mode=mode)
+    code, _, err = saint(saes[0], "The cat", "--latent", f"3=0:{mode}")
+    assert code == 2 and "use 3=ablate" in err
 
 
 def test_the_terminal_shows_both_texts_and_obeys_nothing(saint, saes, tmp_path):
@@ -138,18 +147,34 @@ def test_a_live_terminal_gets_two_columns_with_the_heat_of_tokens(store, saes, m
     ("arguments", "message"),
     [
         ([], "no SAE is named"),
+        (["hi there", "--latent", "17=1"], "the first word, 'hi there', names no SAE; as in saint steer train/3f2a"),
         (["{0}"], "there is no prompt"),
         (["{0}", "a", "--latent", "x"], "a latent is N=STRENGTH"),
         (["{0}", "a", "--latent", "3=4:shout"], "there is no mode 'shout'; use one of add, clamp, ablate, bias"),
         (["{0}", "a", "--latent", "3=1e"], "its strength is no number"),
         (["{0}", "a", "--latent", "999=1"], "latent = 999, but train/.* has latents 0 to 127"),
         (["{0}", "a", "--latent", "mine/00:9=1"], "mine/00"),
+        (["{0}", "a", "--latent", "train/zz:9=1"], "--latent train/zz:9=1, but 'zz' begins no key: keys are of 0 to 9 and a to f"),
+        (["{0}", "a", "--latent", "-3=2"], "--latent -3=2, but a latent is N=STRENGTH"),
+        (["{0}", "a", "--latent", "3=1", "--latent", "3=ablate"], "latent = 3, but it is turned by add and by ablate"),
+        (["{0}", "a", "--tokens", "abc"], "--tokens = 'abc', but it is no whole number; write one"),
+        (["{0}", "a", "--top-p", "x"], "--top-p = 'x', but it is no number; write one"),
+        (["{0}", "a", "--tokenz", "3"], "--tokenz, but saint steer has no such flag; saint steer --help lists them"),
+        (["{0}", "a", "--only", "both"], "saint steer, but --only: invalid choice: 'both' .*; saint steer --help tells how"),
+        (["{0}", "--lines", "--file", "/dev/null"], "--lines, but there is no line with a word in it; give another file"),
         (["{0}", "a", "--temperature", "-1"], "recipe.temperature = -1"),
         (["{0}", "a", "--tokens", "0"], "recipe.n_tokens = 0"),
         (["{0}", "a", "--chat"], "no chat template"),
         (["{0}", "a", "--system", "be brief"], "only a conversation has one; add --chat"),
         (["{0}", "a", "--latent", "1=1:clamp", "--vector", "v"], "mode clamp, but a plain vector adds the same to every token"),
         (["--recipe", "no.json"], "but there is no such file"),
+        (["{0}", "a", "--save", ""], "--save = '', but that names nothing; name a file"),
+        (["{0}", "a", "--save", "/nonexistent/x.json"], "--save = '/nonexistent/x.json', but there is no folder /nonexistent; make it"),
+        (["{0}", "a", "--vector", "/nonexistent/x"], "--vector = '/nonexistent/x', but there is no folder /nonexistent; make it"),
+        (["{0}", "a", "--patch", "q.safetensors"], "patch = 'q.safetensors', but it is Python that others import; name it like my_"),
+        (["{0}", "a", "--patch", "my-patch.py"], "patch = 'my-patch.py', but it is Python"),
+        (["{0}", "a", "--patch", "class.py"], "patch = 'class.py', but it is Python"),
+        (["{0}", "a", "--save", "q.py", "--patch", "q.py"], "--patch = 'q.py', but q.py is written by another flag, too"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_sentence(saint, saes, arguments, message):
@@ -160,7 +185,7 @@ def test_what_cannot_be_is_told_in_a_sentence(saint, saes, arguments, message):
 
 
 def test_latents_are_typed_as_people_type_them():
-    assert wish_in("17=4") == Wish(17, 4.0) and wish_in("17=-.5:clamp") == Wish(17, -0.5, "clamp")
+    assert wish_in("17=0.8") == Wish(17, 0.8) and wish_in("17=-.5:clamp") == Wish(17, -0.5, "clamp")
     assert wish_in("17=ablate") == Wish(17, 1.0, "ablate") and wish_in("17=2x3.5:bias") == Wish(17, 2.0, "bias", 3.5)
     assert wish_in("train/9b:30=-2:ablate") == Wish(30, -2.0, "ablate", None, "train/9b")
 
@@ -175,6 +200,24 @@ def test_flags_change_a_recipe(saint, saes, tmp_path):
     one, other = SteeringRecipe.load(her), SteeringRecipe.load(mine)
     assert [(p.latent, p.mode) for p in other.pushes] == [(4, "add"), (3, "ablate"), (1, "add")]
     assert (other.prompts, other.seed, other.n_tokens, len(other.saes)) == (("Another",), 9, 5, 2) and one.prompts == (PROMPTS[0],)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{0}", "Hello"], "{0}, but the recipe '.*her.json' says which SAE it is; leave it out"),
+        (["--chat"], "--chat, but it is about prompts, and none is given; give one, or drop it"),
+        (["--chat", "--system", "be brief"], "--chat, but it is about prompts"),
+        (["--system", "be brief"], "--system, but only a conversation has one; add --chat"),
+        (["--lines"], "--lines, but it is about prompts"),
+    ],
+)
+def test_beside_a_recipe_nothing_is_dropped_or_misread(saint, saes, tmp_path, arguments, message):
+    import re
+
+    saint(saes[0], PROMPTS[0], "--latent", "3=1", "--save", str(tmp_path / "her.json"), "--quiet")
+    code, out, err = saint("--recipe", str(tmp_path / "her.json"), *(a.format(*saes) for a in arguments))
+    assert code == 2 and out == "" and re.search(message.format(*saes), err), err
 
 
 def test_the_largest_activation_comes_of_what_was_encoded_where_nothing_was_mined(saint, saes, store, monkeypatch):
@@ -223,6 +266,9 @@ def test_in_another_store_it_says_what_is_missing_and_finds_what_is_brought_ther
 def test_other_weights_or_another_model_are_refused(saes, store, tmp_path):
     recipe = recipe_of(store, saes[:1], [Wish(3, 2.0)], ["a"])
     body = recipe.model_dump(mode="json")
+    for name, said, own in (("n_latents", 9999, "128"), ("hookpoint", "layers.9", "'layers.0'")):
+        with pytest.raises(SpecError, match=f"recipe.saes.{name} = {said!r}, but {saes[0]}, which has these weights, has {own}; write"):
+            load_recipe(body | {"saes": [body["saes"][0] | {name: said}]}, store)
     other = body | {"saes": [body["saes"][0] | {"digest": "0" * 64}]}
     with pytest.raises(SpecError, match="its weights here have digest .*, not 000000000000..., so that its latents"):
         load_recipe(other, store)
@@ -258,8 +304,67 @@ def test_a_steered_model_of_plain_transformers_in_a_with_block(saes, store):
     assert sae.steer({3: 1.0}, "The cat saw", 5, mode="ablate", top_p=0.9)
 
 
+@pytest.mark.parametrize(
+    ("turned", "options", "message"),
+    [
+        ({3: 1.0}, {"mode": "Clamp"}, "mode = 'Clamp', but there is none of that name; use one of add, clamp, ablate, bias"),
+        ({}, {"mode": "Clamp"}, "mode = 'Clamp'"),
+        ({3: 1.0}, {"unit": "max"}, "unit = 'max', but there is none of that name; use one of largest, activation"),
+        ({3: 1.0}, {"positions": "Last"}, "positions = 'Last', but there is none of that name; use one of all, last"),
+        ({"1": 1.0}, {}, "latent = '1', but a latent is a whole number; as in {17: 0.8}"),
+        ({1.5: 1.0}, {}, "latent = 1.5, but a latent is a whole number"),
+        ({1: "x"}, {}, "strength = 'x' for latent 1, but it is no finite number"),
+        ({1: float("nan")}, {}, "strength = nan for latent 1, but it is no finite number"),
+        ([17], {}, r"turned = \[17\], but it says of each latent how far"),
+        ({128: 1.0}, {"unit": "activation"}, "latent = 128, but the SAE has latents 0 to 127"),
+    ],
+)
+def test_what_cannot_be_turned_is_told_in_python_as_elsewhere(saes, store, turned, options, message):
+    sae = open_sae(saes[0], store, device="cpu")
+    with pytest.raises(SpecError, match=message):
+        sae.steer(turned, "The cat", 3, **options)
+    with pytest.raises(SpecError, match=message), sae.steering(turned, **options):
+        raise AssertionError("the model was given")
+    assert "_subject" not in vars(sae), "no model is opened for it"
+
+
+@pytest.mark.parametrize("n_tokens", [0, -5, 2.5, "3"])
+def test_a_text_of_no_token_is_refused(saes, store, n_tokens):
+    with pytest.raises(SpecError, match=f"n_tokens = {n_tokens!r}, but it is a number of tokens; give 1 or more"):
+        open_sae(saes[0], store, device="cpu").steer({}, "The cat", n_tokens)
+
+
+def test_one_number_says_the_same_in_python_in_the_command_and_in_a_recipe(saint, saes, store, tmp_path, monkeypatch):
+    import numpy as np
+    import torch
+
+    from flows import wishes
+
+    sae, options = open_sae(saes[0], store, device="cpu"), {"temperature": 0.0}
+    known = sae.said.known([3])[3].largest
+    body = json.loads(saint(saes[0], "The cat", "--latent", "3=30", "--tokens", "6", "--temperature", "0", "--json")[1])
+    text = sae.steer({3: 30.0}, "The cat", 6, **options)
+    assert text == body["prompts"][0]["steered"]["text"] != sae.steer({}, "The cat", 6, **options)
+    assert text == sae.steer({np.int64(3): torch.tensor(30.0 * known)}, "The cat", 6, unit="activation", **options)
+    blind = open_sae(saes[0], store, device="cpu")
+    blind.__dict__["_said"] = SimpleNamespace(known=lambda latents: dict.fromkeys(latents, NOTHING))
+    assert blind.steer({3: 30.0}, "The cat", 6, **options) == text  # from what was encoded, as the command finds it
+    monkeypatch.setattr(wishes, "manifests", lambda *_: [])
+    with pytest.raises(SpecError, match="its largest activation is not known: .* as in 3=30x2.5, or in Python unit='activation'"):
+        blind.steer({3: 30.0}, "The cat", 6)
+    assert blind.steer({3: 0.0}, "The cat", 6, **options) == sae.steer({}, "The cat", 6, **options)
+
+
 def test_vector_and_patch_are_written_beside_the_texts(saint, saes, tmp_path):
     files = ["--patch", str(tmp_path / "it.py"), "--vector", str(tmp_path / "v.safetensors")]
     code, _, err = saint(saes[0], "The cat", "--latent", "3=30", "--quiet", *files)
     assert code == 0 and sorted(p.name for p in tmp_path.iterdir()) == ["it.py", "it.safetensors", "v.safetensors"]
     assert err.count("written: ") == 3
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for flag, name in (("--patch", "it.py"), ("--vector", "v.safetensors"), ("--save", "it.safetensors")):
+        code, _, err = saint(saes[0], "The cat", "--latent", "3=1", "--quiet", flag, str(tmp_path / name))
+        assert code == 2 and f"{flag} = " in err and "is there already, and nothing is written over; name a new file" in err
+    (tmp_path / "it.py").unlink()  # its vector is still there
+    code, _, err = saint(saes[0], "The cat", "--latent", "3=1", "--quiet", "--patch", str(tmp_path / "it.py"))
+    assert code == 2 and "it.safetensors is there already" in err
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {n: b for n, b in before.items() if n != "it.py"}

@@ -148,11 +148,34 @@ def test_what_the_order_of_places_does_not_allow_is_refused(several, lm):
         (Push(1, 1.0, sae="who"), "sae = 'who', but the subject has topk, jump"),
         (Push(64, 1.0, sae="jump"), "latent = 64, but the SAE has latents 0 to 63"),
         (Push(1, float("nan")), "no finite number"),
+        (Push(1, 1.0, mode="Clamp"), "mode = 'Clamp', but there is none of that name; use one of add, clamp, ablate, bias"),
     ):
         with pytest.raises(SpecError, match=message):
             several.next_log_probs([Row(prompt, (push,))])
-    with pytest.raises(SpecError, match="latent = 1, but it is turned by ablate twice"):
-        several.next_log_probs([Row(prompt, (Push(1, 1.0, mode="clamp"), Push(1, 1.0, mode="ablate")))])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("clamp", "clamp", "it is turned by clamp twice"), ("bias", "bias", "it is turned by bias twice"),
+        ("clamp", "ablate", "it is turned by clamp and by ablate, and what is clamped or ablated is held; leave one out"),
+        ("add", "clamp", "it is turned by add and by clamp"), ("ablate", "add", "it is turned by ablate and by add"),
+        ("clamp", "bias", "it is turned by clamp and by bias"),
+        ("add", "add", None), ("add", "bias", None),
+    ],
+)  # fmt: skip
+def test_a_latent_that_is_held_is_turned_by_nothing_else(several, first, second, message):
+    (prompt,) = several.prompts(["The"])
+    one, other = Push(1, 1.0, 2.0, first), Push(1, 0.5, 2.0, second)
+    for fine in ((one, other._replace(strength=0.0)), (one, other._replace(sae="jump")), (one, other._replace(latent=2))):
+        several.next_log_probs([Row(prompt, fine)])
+    if message is None:
+        several.next_log_probs([Row(prompt, (one, other))])
+        return
+    with pytest.raises(SpecError, match=f"latent = 1, but {message}"):
+        several.next_log_probs([Row(prompt, (one, other))])
+    with pytest.raises(SpecError, match=message), holding(several, (one, other)):
+        raise AssertionError("the model was given")
 
 
 # rows
@@ -356,6 +379,12 @@ def test_a_model_that_is_held_says_what_ours_says_to_any_caller_and_is_itself_ag
                 assert several.text_after(row.prompt, said[0, ids.shape[1] :].tolist()) == text
     ids = torch.from_numpy(prompts[0].token_id)[None]
     plain = several.lm.model(ids).logits
+    with holding(several, pushes_of("clamp"), positions) as model:
+        embedded = model.get_input_embeddings()(ids)  # BOS among them, which is left as it is
+        torch.testing.assert_close(model(inputs_embeds=embedded).logits, model(ids).logits)
+        options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+        said = model.generate(inputs_embeds=embedded, **options)
+        assert said[0].tolist() == model.generate(ids, **options)[0, ids.shape[1] :].tolist()
     with pytest.raises(ZeroDivisionError), holding(several, pushes_of("add")) as model:
         assert not torch.equal(model(ids).logits, plain)
         raise ZeroDivisionError

@@ -74,6 +74,10 @@ def test_a_recipe_says_the_same_after_a_journey(tmp_path):
         ({"pushes": [{**WHOLE["pushes"][0], "mode": "exec"}]}, "recipe.pushes.0.mode = 'exec'"),
         ({"pushes": WHOLE["pushes"] * 2}, "recipe.pushes.1.latent = 3, but it is turned by clamp twice"),
         ({"pushes": [{**WHOLE["pushes"][0], "mode": "add"}] * 300}, "recipe.pushes"),
+        (
+            {"pushes": [{**WHOLE["pushes"][0], "mode": mode} for mode in ("add", "clamp")]},
+            "recipe.pushes.1.latent = 3, but it is turned by add and by clamp, and what is clamped or ablated is held; leave one out",
+        ),
     ],
 )
 def test_what_a_stranger_may_not_say_is_refused_in_a_sentence(changes, message):
@@ -177,6 +181,29 @@ def test_what_no_vector_can_do_is_refused(world, tmp_path):
     with pytest.raises(SpecError, match="a vector of nothing steers nowhere"):
         save_vector(subject, [Push(1, 0.0), Push(1, 0.0, mode="clamp")], tmp_path / "v")
     assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize("name", ["q.safetensors", "my-patch.txt", "my-patch.py", "2dogs.py", "import.py", "dog"])
+def test_a_patch_that_nobody_could_import_is_refused(world, tmp_path, name):
+    with pytest.raises(SpecError, match="but it is Python that others import; name it like my_patch.py"):
+        save_patch(Subject(world[0], sae("layers.1", "rms")), [Push(5, 1.0)], tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("hookpoint", ["layers.1", "embed"])
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_patch_takes_embeddings_for_tokens(world, tmp_path, hookpoint, positions):
+    lm, folder = world
+    subject = Subject(lm, sae(hookpoint, "rms"))
+    code, _ = save_patch(subject, [Push(5, 6.0)], tmp_path / "dog.py", positions)
+    scope: dict = {"__name__": "dog", "__file__": str(code)}
+    exec(compile(code.read_text(), code, "exec"), scope)
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.from_numpy(subject.prompts(["The old man"])[0].token_id)[None]
+    with scope["steered"](plain) as model:
+        torch.testing.assert_close(model(inputs_embeds=plain.get_input_embeddings()(ids)).logits, model(ids).logits)
 
 
 def test_the_patch_needs_no_saint(world, tmp_path):
