@@ -127,7 +127,8 @@ def tab(state: State) -> tuple[gr.Dropdown, gr.HTML]:
         elif re.fullmatch(r"-?[0-9]{1,20}", wanted):
             page = show(name, int(wanted))
         elif wanted:
-            page = rendered("told.html.j2", told=f"latent = {wanted[:40]!r}, but a latent is a whole number; write one of 0 to {index.n - 1}")
+            told = f"latent = {wanted[:40]!r}, but a latent is a whole number; write one of 0 to {index.n - 1}"
+            page = rendered("told.html.j2", told=told)
         else:
             page = show(name, listed[0], chosen=False) if listed else ""
         return name, words, found, page, *_choices(index)

@@ -171,7 +171,7 @@ def test_an_address_leads_to_its_latent_and_a_wrong_one_says_so(visit, store):
     assert f"sae = 'train/<b>x', but this page shows {name}; choose one of them" in visit("?sae=train/<b>x").inner_text("#latent")
     assert "latent = -1, but this SAE has latents 0 to 127" in visit("?latent=-1").inner_text("#latent")
     assert "latent = 'x', but a latent is a whole number" in visit("?latent=x").inner_text("#latent")
-    page = visit("?q=128")
+    page = visit("?q=128&latent=3")
     assert "latent = 128, but this SAE has latents 0 to 127" in page.inner_text("#results")
     page.fill("#search input, #search textarea", "90")
     page.wait_for_selector("#results tbody a:has-text('90')")

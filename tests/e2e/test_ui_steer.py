@@ -149,7 +149,7 @@ def run(page) -> None:
 
 
 def finished(page) -> None:
-    over = "!document.querySelector('#run').disabled && /^(done|stopped)/.test(document.querySelector('#status-line').innerText)"
+    over = "!document.querySelector('#run').disabled && /^(done|stopped)/.test(document.querySelector('#status-line p').innerText)"
     page.wait_for_function(over)
 
 
@@ -226,7 +226,7 @@ def test_a_recipe_goes_through_the_form_unchanged(state, tmp_path):
         ({"version": 2}, "take a newer SAINT"),
         ({"format": "x"}, "it is no steering recipe"),
         ({"temperature": -1}, "recipe.temperature = -1"),
-        ({"saes": [{"n_latents": 1 << 20}, {}], "pushes": [{"latent": 128}, {}, {}, {}]}, "n_latents = 1048576|latent = 128, but this SAE has latents 0 to 127"),
+        ({"saes": [{"n_latents": 1 << 20}, {}], "pushes": [{"latent": 128}, {}, {}, {}]}, "n_latents = 1048576|latents 0 to 127"),
     ],
 )
 def test_a_recipe_whose_texts_the_page_cannot_give_is_refused(state, tmp_path, change, message):
@@ -395,11 +395,11 @@ def test_who_waits_for_a_turn_and_stops_is_told_at_once_and_may_steer_again(visi
             second.locator("#seed input, #seed textarea").fill(str(seed))
             second.click("#run")
             second.wait_for_selector("#stop:not([disabled])")
-            assert second.inner_text("#status-line") == "waiting for its turn"
+            assert second.inner_text("#status-line p") == "waiting for its turn"
             if seed == 1:
                 second.click("#stop")
                 finished(second)
-                assert second.inner_text("#status-line") == "stopped before its turn came" and second.locator("#stop").is_disabled()
+                assert second.inner_text("#status-line p") == "stopped before its turn came" and second.locator("#stop").is_disabled()
         assert first.inner_text("#status-line").startswith("token"), "the other is at work all the while"
         endless.seconds = 0
         for page in (first, second):
