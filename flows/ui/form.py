@@ -102,12 +102,12 @@ def _decoded(kind: TypeAdapter[Any], sent: str | None, what: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         at, typed = first["loc"], str(first["input"])
-        one = f"{what[:-1]} {at[0] + 1}" if at and isinstance(at[0], int) else what
+        one = f"row {at[0] + 1} of the {what}" if at and isinstance(at[0], int) else what
         if first["type"] == "string_too_long":
             raise SpecError(f"{one} = {typed[:40]!r}..., but this page takes at most {MOST_CHARACTERS:,} characters; shorten it") from None
         if at[1:] in (("strength",), ("largest",)):
             typed = "" if first["input"] is None else typed[:40]
-            raise SpecError(f"{at[1]} of {one} = {typed!r}, but that is no number it can be; write one such as {_USUAL}") from None
+            raise SpecError(f"{at[1]} in {one} = {typed!r}, but that is no number it can be; write one such as {_USUAL}") from None
         raise SpecError(f"{one} = {typed[:40]!r}, but this page sends no such thing; load it again") from None
 
 
