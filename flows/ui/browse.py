@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import gradio as gr
@@ -111,18 +113,25 @@ def tab(state: State) -> tuple[gr.Dropdown, gr.HTML]:
     def opened(request: gr.Request) -> tuple[Any, ...]:
         """The page as its address says: ?sae=...&latent=...&q=..."""
         asked = dict(request.query_params)
-        name = asked.get("sae", first)
-        told = ""
-        if name not in state.saes:
-            told, name = rendered("told.html.j2", told=f"sae = {name!r}, but this page does not show it"), first
-        index, words = state.index(name), asked.get("q", "")[:200]
-        listed = index.find(Query(words))
-        wanted = asked.get("latent", "")
-        if wanted.isascii() and wanted.isdigit() and len(wanted) < 12:
+        name, words, wanted = asked.get("sae", first), asked.get("q", "")[:200], asked.get("latent", "")
+        try:
+            index, trouble = state.index(name), None
+        except SpecError as error:
+            name, index, trouble = first, state.index(first), str(error)
+        try:
+            listed, found = index.find(Query(words)).latents_F.tolist(), _results(index, Query(words), name, 0, None)
+        except SpecError as error:
+            listed, found = [], rendered("told.html.j2", told=str(error))
+        if trouble:
+            page = rendered("told.html.j2", told=trouble)
+        elif re.fullmatch(r"-?[0-9]{1,20}", wanted):
             page = show(name, int(wanted))
+        elif wanted:
+            told = f"latent = {wanted[:40]!r}, but a latent is a whole number; write one of 0 to {index.n - 1}"
+            page = rendered("told.html.j2", told=told)
         else:
-            page = show(name, int(listed.latents_F[0]), chosen=False) if listed.n else ""
-        return name, words, _results(index, Query(words), name, 0, None), told or page, *_choices(index)
+            page = show(name, listed[0], chosen=False) if listed else ""
+        return name, words, found, page, *_choices(index)
 
     quick = {"show_progress": "hidden", "trigger_mode": "always_last"}
     # of the words every change: what is pasted is no input to Gradio
@@ -146,21 +155,33 @@ def _query(
     if fired and fired.get("trouble"):
         raise SpecError(fired["trouble"])
     among = None if fired is None else {one: found["share"] for one, found in fired["found"].items()}
-    low, high = _number(seldom, "fires on at least"), _number(often, "fires on at most")
+    scale = index.scale(scorer)
     query = Query(
-        (words or "")[:500], sort, bool(reverse), tuple(statuses or ()), scorer, _number(least, "score at least"),
-        None if low is None else low / 100, None if high is None else high / 100, among,
+        (words or "")[:500], sort, bool(reverse), tuple(statuses or ()), scorer,
+        number(least, "score at least", *(scale.low, scale.high) if scale else ()),
+        number(seldom, "fires on at least", unit=0.01), number(often, "fires on at most", unit=0.01), among,
     )  # fmt: skip
     return query, index, fired
 
 
-def _number(typed: str, what: str) -> float | None:
-    """A number as typed, per cent sign or not; None for none. Raises ``SpecError``."""
-    plain = (typed or "").strip().removesuffix("%").replace(",", ".")
+def number(typed: str, what: str, low: float = 0.0, high: float = 1.0, unit: float = 1.0) -> float | None:
+    """A number from ``low`` to ``high`` as it is typed, in per cent with the sign, else in multiples of ``unit``; None for none.
+
+    Raises ``SpecError``.
+    """
+    whole = (typed or "").strip().replace(",", ".")
+    plain = whole.removesuffix("%")
+    if not plain:
+        return None
     try:
-        return float(plain) if plain else None
+        found = float(plain) * (unit if plain == whole else 0.01)
     except ValueError:
-        raise SpecError(f"{what} = {typed[:40]!r}, but that is no number; write one such as 0.8, or nothing") from None
+        found = math.nan
+    if math.isnan(found):
+        raise SpecError(f"{what} = {typed[:40]!r}, but that is no number; write one such as {0.8 / unit:g}, or nothing")
+    if not low <= found <= high:
+        raise SpecError(f"{what} = {typed[:40]!r}, but it can be {low / unit:g} to {high / unit:g}; write one of these, or nothing")
+    return found
 
 
 def _choices(index: Index) -> tuple[Any, Any]:

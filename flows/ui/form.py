@@ -100,11 +100,15 @@ def _decoded(kind: TypeAdapter[Any], sent: str | None, what: str) -> Any:
     try:
         return kind.validate_json(sent)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"][:2]))
+        first = error.errors(include_url=False, include_context=False)[0]
+        at, typed = first["loc"], str(first["input"])
+        one = f"row {at[0] + 1} of the {what}" if at and isinstance(at[0], int) else what
         if first["type"] == "string_too_long":
-            raise SpecError(f"{what}.{where}, but this page takes at most {MOST_CHARACTERS:,} characters; shorten it") from None
-        raise SpecError(f"{what}.{where} is wrong: {first['msg'][:100]}; write a number, or load the page again") from None
+            raise SpecError(f"{one} = {typed[:40]!r}..., but this page takes at most {MOST_CHARACTERS:,} characters; shorten it") from None
+        if at[1:] in (("strength",), ("largest",)):
+            typed = "" if first["input"] is None else typed[:40]
+            raise SpecError(f"{at[1]} in {one} = {typed!r}, but that is no number it can be; write one such as {_USUAL}") from None
+        raise SpecError(f"{one} = {typed[:40]!r}, but this page sends no such thing; load it again") from None
 
 
 def added(state: State, held: Sequence[Turned], name: str, latent: int) -> list[Turned]:
@@ -172,7 +176,8 @@ def recipe_of_form(
 
 def form_of_recipe(state: State, text: bytes | str) -> tuple[SteeringRecipe, list[Turned]]:
     """A stranger's recipe, and its latents as the page lists them. Raises ``SpecError`` where this page cannot give its texts."""
-    recipe = read(text)
+    begins = text[:40].decode("utf-8", "replace") if isinstance(text, bytes) else text[:40]
+    recipe = read(text, begins)
     if recipe.dtype != state.dtype:
         raise SpecError(f"recipe.dtype = {recipe.dtype!r}, but this page computes in {state.dtype}; start saint ui --dtype {recipe.dtype}")
     _check(recipe)
@@ -188,8 +193,10 @@ def form_of_recipe(state: State, text: bytes | str) -> tuple[SteeringRecipe, lis
     turned = []
     for push in recipe.pushes:
         name = names[push.sae]
-        known = float(state.index(name).max_N[push.latent])
-        off = push.strength == 0
+        index = state.index(name)
+        index.check(push.latent)  # whatever the recipe says of its SAE
+        known = float(index.max_N[push.latent])
+        off = push.strength == 0 and push.mode != "clamp"  # who clamps at 0 is to see that it is off, and what is not
         turned.append(Turned(
             sae=name, latent=push.latent, mode=push.mode, on=not off, largest=None if push.largest == known else push.largest,
             strength=_USUAL if off else push.strength,

@@ -39,7 +39,7 @@ class State:
     def sae(self, name: str) -> OpenSAE:
         """An SAE by its name. Raises ``SpecError`` for one that this page does not show."""
         if name not in self.saes:
-            raise SpecError(f"sae = {name!r}, but this page shows {', '.join(self.saes)}; choose one of them")
+            raise SpecError(f"sae = {name[:80]!r}, but this page shows {', '.join(self.saes)}; choose one of them")
         return self.saes[name]
 
     def index(self, name: str) -> Index:

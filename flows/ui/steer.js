@@ -13,6 +13,7 @@ const dress = (row) => {
   const mode = control(row, "mode").value, on = control(row, "on").checked;
   row.classList.toggle("off", !on);
   for (const name of ["slide", "strength"]) control(row, name).disabled = mode === "ablate";
+  row.querySelector(".zero").hidden = mode !== "clamp" || Number(control(row, "strength").value) !== 0;
   for (const one of row.querySelectorAll("[data-preset]")) {
     const pressed = mode === one.dataset.preset && (mode === "ablate" || control(row, "strength").value === one.dataset.strength);
     one.setAttribute("aria-pressed", String(on && pressed));

@@ -45,9 +45,9 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
             kind = gr.Radio([("Completion", "text"), ("Chat", "chat")], value="text", label="What the model does", elem_id="kind")
             asked = gr.HTML(drawing.prompts([_BEGINNING]), elem_id="asked", apply_default_css=False, js_on_load=text("steer.js"))
             with gr.Accordion("Length, temperature, seed", open=False, elem_id="settings"):
-                n_tokens = gr.Slider(1, form.MOST_TOKENS, value=60, step=1, label="Tokens at most", elem_id="tokens")
+                # no sliders, which round, and bounds nowhere: what is typed is written, or refused
+                n_tokens = gr.Number(60, label=f"Tokens at most, 1 to {form.MOST_TOKENS}", elem_id="tokens", step=1)
                 with gr.Row():
-                    # no sliders, which round
                     temperature = gr.Number(0.8, label="Temperature", elem_id="temperature", step=0.1, min_width=90)
                     top_p = gr.Number(0.95, label="Top-p", elem_id="top-p", step=0.05, min_width=90)
                     seed = gr.Textbox("0", label="Seed", elem_id="seed", max_lines=1, max_length=20, min_width=90)
@@ -71,6 +71,9 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     """What was said last, by prompt, that a conversation may go on with."""
     lists, settings = [turned, asked], [n_tokens, temperature, top_p, seed, positions, name]
     gathered, quick = text("gathered.js"), {"show_progress": "hidden"}
+    on, off = gr.update(interactive=True), gr.update(interactive=False)
+    before = (gr.update(elem_classes=["before"]),) * 2
+    """Texts and recipe, until there are those of the run that was asked for."""
 
     def find(words: str, name: str) -> str:
         try:
@@ -117,38 +120,42 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
 
     def announce(request: gr.Request) -> tuple[Any, Any, Any]:
         stops.ask(str(request.session_hash))
-        return drawing.status("waiting for its turn"), gr.update(interactive=False), gr.update(interactive=True)
+        return drawing.status("waiting for its turn"), *before, off, on
 
     def run(request: gr.Request, turned: str, asked: str, shown_sae: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Status, texts, recipe, what was said, and both buttons."""
-        on, off = gr.update(interactive=True), gr.update(interactive=False)
-        session, kept, last = str(request.session_hash), (gr.skip(),) * 4, None
+        """Status, texts, recipe, what was said, and both buttons; texts and recipe are always those of one run."""
+        session, last = str(request.session_hash), None
         sign = stops.begin(session)
+        if sign is None:  # what there is to say of it was said
+            return
         try:
             whole = form.recipe_of_form(state, form.turned_in(turned), form.prompts_in(asked), shown_sae, _settings(*values))
             labels = {(push.sae, push.latent): push.label for push in whole.pushes}
             chat = not isinstance(whole.prompts[0], str)
-            yield gr.skip(), gr.skip(), shared(whole), None, off, on
             with closing(looks(state, whole, sign)) as seeing:
                 for look in seeing:
-                    drawn = gr.skip()
+                    drawn, own = gr.skip(), (gr.skip(), gr.skip())
                     if look.steered is not None:
+                        if last is None:
+                            own = gr.update(value=shared(whole), elem_classes=[]), None
                         last = look.steered
-                        drawn = rendered("texts.html.j2", **shown(last, [labels[each] for each in last.watched], chat and look.over))
-                    yield drawing.status(look.told, look.trouble), drawn, *kept
+                        told = rendered("texts.html.j2", **shown(last, [labels[each] for each in last.watched], chat and look.over))
+                        drawn = gr.update(value=told, elem_classes=[])
+                    yield drawing.status(look.told, look.trouble), drawn, *own, gr.skip(), gr.skip()
         except Exception as error:
-            yield drawing.status(sentence(error), True), gr.skip(), *kept
+            yield drawing.status(sentence(error), True), *(gr.skip(),) * 5
         finally:
             stops.end(session, sign)
-        yield gr.skip(), gr.skip(), gr.skip(), last and _said(last), on, off
+        yield gr.skip(), gr.skip(), gr.skip(), _said(last) if last else gr.skip(), on, off
 
-    def halt(request: gr.Request) -> None:
-        # the run itself makes way for the next, and has the last word: an answer from here could come after it
-        stops.stop(str(request.session_hash))
+    def halt(request: gr.Request) -> tuple[Any, Any, Any]:
+        # a run at work makes way for the next itself, and has the last word: an answer from here could come after it
+        waited = stops.stop(str(request.session_hash))
+        return (drawing.status("stopped before its turn came"), on, off) if waited else (gr.skip(),) * 3
 
-    def full() -> tuple[Any, Any, Any]:
-        told = drawing.status("too many wait for the model; try again in a while", True)
-        return told, gr.update(interactive=True), gr.update(interactive=False)
+    def full(request: gr.Request) -> tuple[Any, Any, Any]:
+        stops.refuse(str(request.session_hash))
+        return drawing.status("too many wait for the model; try again in a while", True), on, off
 
     def leave(request: gr.Request) -> None:
         stops.leave(str(request.session_hash))
@@ -171,14 +178,14 @@ def tab(state: State, tabs: gr.Tabs, browsed: tuple[gr.Dropdown, gr.HTML]) -> No
     asked.select(ask, [*lists, kind], [asked, status], js=gathered, **quick)
     kind.input(converse, [*lists, sae, kind], [asked, status, kind], js=gathered, **quick)
     texts.select(go_on, said, [asked, status], **quick)
-    going = steer.click(announce, None, [status, steer, stop], queue=False, **quick).then(
+    going = steer.click(announce, None, [status, texts, recipe, steer, stop], queue=False, **quick).then(
         run, [*lists, sae, *settings], [status, texts, recipe, said, steer, stop], js=gathered,
         # a click just after the end of a run may find the browser not done with it; the button sees to it that there is one
         concurrency_limit=_MOST_AT_ONCE, concurrency_id="steer", trigger_mode="multiple", **quick,
     )  # fmt: skip
     going.failure(full, None, [status, steer, stop], queue=False, **quick)
     stop.click(None, None, status, js=f"() => {json.dumps(drawing.status('stopping'))}", **quick)
-    stop.click(halt, None, None, queue=False, **quick)
+    stop.click(halt, None, [status, steer, stop], queue=False, **quick)
     form_of = [status, turned, asked, kind, *settings, pasted]
     load.click(take, pasted, form_of, **quick)
     upload.upload(take, upload, form_of, **quick)
@@ -200,10 +207,18 @@ def _changed(state: State, sent: str, name: str, latent: int) -> tuple[Any, Any]
 
 
 def _settings(n_tokens: Any, temperature: Any, top_p: Any, seed: str, positions: Any, name: Any) -> dict[str, Any]:
-    if not re.fullmatch(r"\s*-?\d{1,19}\s*", seed or "0", re.ASCII):
+    seed = (seed or "").strip() or "0"
+    if not re.fullmatch(r"-?[0-9]{1,20}", seed):
         raise SpecError(f"seed = {seed[:30]!r}, but a seed is a whole number; write one")
+    if not -(2**63) <= int(seed) < 2**63:
+        raise SpecError(f"seed = {seed!r}, but a seed is {-(2**63)} to {2**63 - 1}; write one of these")
+    for what, typed, usual in (("tokens", n_tokens, 60), ("temperature", temperature, 0.8), ("top_p", top_p, 0.95)):
+        if typed is None:
+            raise SpecError(f"{what} = '', but that is no number; write one such as {usual}")
+    if n_tokens not in range(1, form.MOST_TOKENS + 1):
+        raise SpecError(f"tokens = {n_tokens}, but this page writes 1 to {form.MOST_TOKENS}, whole ones; write one of these")
     return {
-        "n_tokens": n_tokens, "temperature": temperature, "top_p": top_p, "seed": int(seed or 0), "positions": positions,
+        "n_tokens": int(n_tokens), "temperature": temperature, "top_p": top_p, "seed": int(seed), "positions": positions,
         "name": name or "",
     }  # fmt: skip
 

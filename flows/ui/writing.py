@@ -28,25 +28,44 @@ log = logging.getLogger(__name__)
 
 
 class Stops:
-    """Who is to stop: one run at a time for each visitor, who may stop it while it waits for its turn."""
+    """Who is to stop: one run at a time for each visitor, who may stop it while it waits for its turn, and ask for another."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, Event] = {}
+        self._asked: dict[str, list[Event]] = {}
+        """In the order in which their turns come."""
         self._running: dict[str, Event] = {}
         self._lock = Lock()
 
     def ask(self, session: str) -> None:
         """A run is asked for: from now on it can be stopped."""
         with self._lock:
-            self._asked[session] = Event()
+            self._asked.setdefault(session, []).append(Event())
 
-    def begin(self, session: str) -> Event:
-        """The sign to stop of a run that begins. The one before, if it still runs, is told to."""
+    def refuse(self, session: str) -> None:
+        """There is no room for the run that was asked for last."""
         with self._lock:
+            self._next(session, -1)
+
+    def begin(self, session: str) -> Event | None:
+        """The sign to stop of a run whose turn comes; None where it was stopped while it waited.
+
+        The one before, if it still runs, is told to stop.
+        """
+        with self._lock:
+            sign = self._next(session, 0)
+            if sign.is_set():
+                return None
             if session in self._running:
                 self._running[session].set()
-            found = self._running[session] = self._asked.pop(session, None) or Event()
-            return found
+            self._running[session] = sign
+            return sign
+
+    def _next(self, session: str, place: int) -> Event:
+        waiting = self._asked.get(session, [])
+        sign = waiting.pop(place) if waiting else Event()
+        if not waiting:
+            self._asked.pop(session, None)
+        return sign
 
     def end(self, session: str, sign: Event) -> None:
         """Forget a run that is over."""
@@ -54,12 +73,14 @@ class Stops:
             if self._running.get(session) is sign:
                 del self._running[session]
 
-    def stop(self, session: str) -> None:
-        """Tell a visitor's run to stop; nothing where there is none."""
+    def stop(self, session: str) -> bool:
+        """Tell a visitor's runs to stop. True where one waited for its turn: it will never begin, and has no last word."""
         with self._lock:
-            for held in (self._asked, self._running):
-                if session in held:
-                    held[session].set()
+            waited = [sign for sign in self._asked.get(session, ()) if not sign.is_set()]
+            running = [self._running[session]] if session in self._running else []
+            for sign in waited + running:
+                sign.set()
+            return bool(waited)
 
     def leave(self, session: str) -> None:
         """A visitor is gone for good."""

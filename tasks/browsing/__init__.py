@@ -1,7 +1,7 @@
 """Finding a latent, and all that is known of it, as data.
 
     index = Index(shelf)                                  # once per SAE: a few seconds, some 100 bytes a latent and label
-    found = index.find(Query(text="dog", sort="score"))   # milliseconds; found.latents_F, found.n, found.note
+    found = index.find(Query(text="dog", sort="score"))   # milliseconds; found.latents_F, found.n, found.every_word
     index.rows(found.latents_F[:50])                      # what a table shows of them
     latent_page(index, 17)                                # all of one latent: windows, tokens, scores, neighbours
 

@@ -77,7 +77,10 @@ class Index:
         return dict(sorted(found.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
 
     def find(self, query: Query) -> Found:
-        """The latents that a query means, in its order; of equal ones the lower number first."""
+        """The latents that a query means, in its order; of equal ones the lower number first.
+
+        Raises ``SpecError`` for the number of a latent there is none of, unless labels have it.
+        """
         scorer = self._scorer(query.scorer)
         keep, every = np.ones(self.n, bool), True
         rank_N: np.ndarray | None = None
@@ -85,10 +88,11 @@ class Index:
             hits = self._words.find(query.text)
             rank_N = np.zeros(self.n)
             rank_N[hits.text_F] = hits.weight_F - 1e-3 * np.minimum(self._words.n_words[hits.text_F], 100)
-            number = query.text.strip().removeprefix("#")
-            if number.isascii() and number.isdigit() and len(number) < 12 and int(number) in self:
-                rank_N[int(number)] = np.inf
-            keep, every = rank_N != 0, hits.every
+            if query.number is not None and (query.number in self or not len(hits.text_F)):
+                self.check(query.number)
+                rank_N[query.number] = np.inf
+            keep = rank_N != 0
+            every = hits.every or query.number is not None
         if query.statuses:
             names, code_N = self._status[scorer]
             keep &= np.isin(names, list(query.statuses))[code_N]
@@ -106,7 +110,7 @@ class Index:
         found = np.flatnonzero(keep)
         key = -self._key(query, scorer, rank_N, here_N)[found]
         key = -key if query.reverse else key
-        return Found(found[np.lexsort((found, np.where(np.isnan(key), np.inf, key)))], every)
+        return Found(found[np.lexsort((found, np.where(np.isnan(key), np.inf, key)))], every or not len(found))
 
     def rows(self, latents: Sequence[int], scorer: str | None = None) -> list[dict[str, Any]]:
         """What a table says of some latents. None for what is not known."""

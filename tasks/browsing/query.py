@@ -22,12 +22,16 @@ SORTS: dict[Sort, str] = {
 }
 """How results may be sorted, with what that means. ``best`` is the best match, and without words the surest score."""
 
+_DIGITS = 21
+"""Of what is taken for a number, fewer."""
+
+
 @dataclass(frozen=True)
 class Query:
     """What is looked for."""
 
     text: str = ""
-    """Words of labels, each whole or its beginning; or a latent's number."""
+    """Words of labels, each whole or its beginning; or a latent's number, which stands before labels that have it."""
 
     sort: Sort = "best"
     reverse: bool = False
@@ -45,6 +49,12 @@ class Query:
     among: Mapping[int, float] | None = None
     """Only these latents, with how strong each is where it was looked for (``here``)."""
 
+    @property
+    def number(self) -> int | None:
+        """The latent that the text is the number of, ``948`` or ``#948``; None where it is no number."""
+        typed = self.text.strip().removeprefix("#")
+        return int(typed) if typed.isascii() and typed.isdigit() and len(typed) < _DIGITS else None
+
 
 class Found(NamedTuple):
     """Latents in the order asked for."""
@@ -53,7 +63,7 @@ class Found(NamedTuple):
     """int64."""
 
     every_word: bool
-    """False where no latent has all words of the text, and those are given that have any."""
+    """False where no latent has all words of the text, and those are given that have some."""
 
     @property
     def n(self) -> int:

@@ -73,10 +73,10 @@ function windows(card, whole) {
   if (!strongest) box.prepend(make("p", "soft", card.fires ? "No window of it was kept." : "It never fired on the text that was read."));
   return box;
 }
-function histogram(bins) {
+function histogram(bins, max) {
   const box = make("div"), bars = make("div", "histogram");
   if (!bins.length) return box;
-  box.append(make("small", "", "activation, " + bins[0][0] + " to " + bins[bins.length - 1][0] + ", log scale"), bars);
+  box.append(make("small", "", "activation, on a log axis, " + bins[0][0] + " to " + max), bars);
   for (const [edge, height] of bins) {
     const column = make("span");
     column.style.height = 100 * height + "%";
@@ -98,7 +98,7 @@ function nearest(pairs) {
 }
 function body(card, whole) {
   const both = make("div", "columns"), side = make("div");
-  side.append(histogram(card.bins), chips("promotes", card.promoted), chips("suppresses", card.suppressed),
+  side.append(histogram(card.bins, card.max), chips("promotes", card.promoted), chips("suppresses", card.suppressed),
     nearest(card.nearest), chips("evidence (log-odds on hover)", card.evidence));
   if (card.confidence !== null) side.append(make("small", "", "the explainer's own confidence " + number(card.confidence, 2)));
   both.append(windows(card, whole), side);

@@ -67,6 +67,9 @@ def test_a_planted_latent_is_found_and_its_windows_come_from_beside_the_page(url
     titles = card.locator("summary").all_inner_texts()
     assert titles == ["strongest", "weaker, down to the weakest", "near misses: it does not fire here"]
     assert card.locator(".near").count() == 5 and card.locator(".histogram span").count() > 5
+    largest = page.evaluate(f"Promise.resolve(cardOf({PLANT})).then((found) => found.max)")
+    caption = card.locator("small:has-text('activation, on a log axis')").inner_text()
+    assert caption.endswith(f" to {largest:g}"), "not the lower edge of the last bin"
     card.locator(".near").first.click()
     page.wait_for_function("() => !document.querySelector('#chosen [aria-busy]') && document.querySelector('#chosen .columns')")
     assert f"latent {PLANT}" not in page.locator("#chosen").inner_text()

@@ -168,7 +168,22 @@ def test_an_address_leads_to_its_latent_and_a_wrong_one_says_so(visit, store):
     assert page.inner_text("#latent h2.label") == PLANTED
     assert "not asked" in visit(f"?sae={name}&latent=90").inner_text("#latent")
     assert "this SAE has latents 0 to 127" in visit(f"?sae={name}&latent=9999").inner_text("#latent")
-    assert "does not show it" in visit("?sae=train/<b>x").inner_text("#latent")
+    assert f"sae = 'train/<b>x', but this page shows {name}; choose one of them" in visit("?sae=train/<b>x").inner_text("#latent")
+    assert "latent = -1, but this SAE has latents 0 to 127" in visit("?latent=-1").inner_text("#latent")
+    assert "latent = 'x', but a latent is a whole number" in visit("?latent=x").inner_text("#latent")
+    page = visit("?q=128&latent=3")
+    assert "latent = 128, but this SAE has latents 0 to 127" in page.inner_text("#results")
+    page.fill("#search input, #search textarea", "90")
+    page.wait_for_selector("#results tbody a:has-text('90')")
+    assert page.inner_text("#results .count") == "1 of 128 latents"
+
+
+@pytest.mark.special
+def test_the_histogram_ends_at_the_largest_activation(visit, store):
+    page = visit(f"?sae={browsable(store)[0].artifact}&latent=3")
+    largest = re.search(r"largest ([\d.]+)", page.inner_text("#latent"))[1]
+    caption = page.locator("#latent small:has-text('log axis')").inner_text()
+    assert float(caption.rsplit(" ", 1)[1]) == pytest.approx(float(largest), rel=0.01)
 
 
 @pytest.mark.special

@@ -18,7 +18,7 @@ from artifacts.store import Store
 from flows.api import load_recipe
 from flows.cli import main
 from flows.shelves import browsable
-from flows.ui import form
+from flows.ui import form, steer
 from flows.ui.launch import Access, serve
 from flows.ui.rendering import lines
 from flows.ui.state import State
@@ -114,8 +114,8 @@ def url(state, model) -> Iterator[str]:
 def visit(visit, url):
     """Opens the tab in a browser of its own."""
 
-    def open_(width: int = DESK, scheme: str = "light", tab: bool = True, query: str = ""):
-        page = visit(url + query, width=width, scheme=scheme)
+    def open_(width: int = DESK, scheme: str = "light", tab: bool = True, query: str = "", address: str = url):
+        page = visit(address + query, width=width, scheme=scheme)
         page.set_default_timeout(40_000)
         page.wait_for_selector("#latent article", timeout=60_000)
         if tab:
@@ -149,7 +149,7 @@ def run(page) -> None:
 
 
 def finished(page) -> None:
-    over = "!document.querySelector('#run').disabled && /^(done|stopped)/.test(document.querySelector('#status-line').innerText)"
+    over = "!document.querySelector('#run').disabled && /^(done|stopped)/.test(document.querySelector('#status-line p').innerText)"
     page.wait_for_function(over)
 
 
@@ -226,12 +226,26 @@ def test_a_recipe_goes_through_the_form_unchanged(state, tmp_path):
         ({"version": 2}, "take a newer SAINT"),
         ({"format": "x"}, "it is no steering recipe"),
         ({"temperature": -1}, "recipe.temperature = -1"),
+        ({"saes": [{"n_latents": 1 << 20}, {}], "pushes": [{"latent": 128}, {}, {}, {}]}, "n_latents = 1048576|latents 0 to 127"),
     ],
 )
 def test_a_recipe_whose_texts_the_page_cannot_give_is_refused(state, tmp_path, change, message):
-    body = json.loads(two_saes(state, tmp_path / "r.json").read_text()) | change
+    body = json.loads(two_saes(state, tmp_path / "r.json").read_text())
+    for part in ("saes", "pushes"):
+        change = change | ({part: [a | b for a, b in zip(body[part], change[part], strict=False)]} if part in change else {})
+    body |= change
     with pytest.raises(SpecError, match=message):
         form.form_of_recipe(state, json.dumps(body))
+
+
+def test_a_clamp_at_0_is_shown_as_one_and_what_is_pasted_is_told(state, tmp_path):
+    body = json.loads(two_saes(state, tmp_path / "r.json").read_text())
+    body["pushes"] = [body["pushes"][1] | {"strength": 0.0}]
+    _, (one,) = form.form_of_recipe(state, json.dumps(body))
+    assert (one.mode, one.strength, one.on) == ("clamp", 0.0, True)
+    for junk in ("junk <b>", b"junk <b>\xff" + b"x" * 100):
+        with pytest.raises(SpecError, match="recipe = 'junk <b>.*', but it is no JSON"):
+            form.form_of_recipe(state, junk)
 
 
 def test_what_cannot_be_turned_does_not_join_the_list(state):
@@ -313,6 +327,12 @@ def test_presets_set_mode_and_strength_and_the_slider_sets_the_number(visit):
         run(page)
         (push,) = json.loads(recipe_of(page))["pushes"]
         assert (push["mode"], push["strength"]) == (mode, strength) and push["label"] == PLANTED
+    assert row.locator(".zero").is_hidden()
+    row.locator("[data-of=mode]").select_option("clamp")
+    turn(page, 0)
+    assert "0 is off in every mode; ablate" in row.locator(".zero").inner_text()
+    turn(page, 1)
+    assert row.locator(".zero").is_hidden()
     row.get_by_role("button", name="Remove").click()
     row.wait_for(state="detached")
     pick(page)
@@ -359,6 +379,35 @@ def test_stop_stops_the_work(visit, endless):
     endless.seconds = 0
     run(page)
     assert page.inner_text("#status-line").startswith("done")
+
+
+@pytest.mark.special
+def test_who_waits_for_a_turn_and_stops_is_told_at_once_and_may_steer_again(visit, endless, state, monkeypatch):
+    monkeypatch.setattr(steer, "_MOST_AT_ONCE", 1)
+    shown, address = serve(state, Access(port=free_port()))
+    try:
+        first, second = visit(address=address), visit(address=address)
+        first.click("#run")
+        first.wait_for_function("document.querySelector('[data-side=steered]')?.textContent.length > 3")
+        for seed in (1, 2):
+            if seed == 1:
+                second.click("#settings button >> nth=0")
+            second.locator("#seed input, #seed textarea").fill(str(seed))
+            second.click("#run")
+            second.wait_for_selector("#stop:not([disabled])")
+            assert second.inner_text("#status-line p") == "waiting for its turn"
+            if seed == 1:
+                second.click("#stop")
+                finished(second)
+                assert second.inner_text("#status-line p") == "stopped before its turn came" and second.locator("#stop").is_disabled()
+        assert first.inner_text("#status-line").startswith("token"), "the other is at work all the while"
+        endless.seconds = 0
+        for page in (first, second):
+            finished(page)
+            assert page.inner_text("#status-line").startswith("done")
+        assert json.loads(recipe_of(second))["seed"] == 2
+    finally:
+        shown.close(verbose=False)
 
 
 @pytest.mark.special
@@ -490,12 +539,22 @@ def test_what_goes_wrong_is_told_in_one_sentence_and_the_page_goes_on(visit, mod
     page.wait_for_selector("#status-line [role=alert]")
     assert "reads at most 128" in page.inner_text("#status-line")
     ask(page, "The cat")
+    run(page)
+    assert page.locator("#texts.before, #recipe-text.before").count() == 0
     model.error = RuntimeError("/secret/path\nin many lines")
     page.click("#run")
     page.wait_for_function("document.querySelector('#status-line').innerText.includes('steering failed with RuntimeError')")
     assert "secret" not in page.inner_text("body")
+    # texts and recipe are those of the run before, whatever is done next, and say so
+    assert page.locator("#texts.before .told-one").count() == 1
+    assert json.loads(recipe_of(page))["prompts"] == ["The cat"] and page.locator("#recipe-text.before pre").count()
+    label = "getComputedStyle(document.querySelector('#texts .saint'), '::before').content"
+    assert page.evaluate(label) == '"Of the run before:"'
+    pick(page)
+    assert page.evaluate(label) == '"Of the run before:"'
     model.error = None
     run(page)
+    assert page.locator(".before").count() == 0 and page.evaluate(label) == "none"
     page.locator("#asked textarea").fill("x" * (form.MOST_CHARACTERS + 1))
     page.click("#run")
     page.wait_for_selector("#status-line [role=alert]")

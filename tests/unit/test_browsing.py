@@ -143,7 +143,15 @@ def test_labels_of_all_explainers_are_searched_and_the_newest_is_shown(index):
 
 def test_a_number_finds_that_latent_first(index):
     assert latents(index, text="7") == latents(index, text="#7") == [REFUSED]
-    assert latents(index, text="999999999999999999") == []
+    assert index.find(Query("7")).every_word, "a number is exact, whatever the labels"
+    assert index.find(Query("nowhere")).every_word and not index.find(Query("cat nowhere")).every_word
+
+
+@pytest.mark.parametrize("number", [N, 999999999999999999])
+def test_a_number_that_no_latent_has_is_told_with_those_there_are(index, number):
+    for typed in (f"{number}", f" #{number}"):
+        with pytest.raises(SpecError, match=f"latent = {number}, but this SAE has latents 0 to {N - 1}; choose one of them"):
+            index.find(Query(typed))
 
 
 def test_every_latent_is_there_and_says_what_became_of_it(index):

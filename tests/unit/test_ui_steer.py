@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -66,26 +67,28 @@ def test_lists_are_read_as_the_page_sends_them():
     ("read", "what", "message"),
     [
         (turned_in, sent(MOST_LATENTS + 1), "this page turns at most 16 at once; remove some"),
-        (turned_in, sent(strength=None), "latents.0.strength is wrong: .* write a number"),
-        (turned_in, sent(mode="shout"), "latents.0.mode is wrong"),
-        (turned_in, sent(latent=-1), "latents.0.latent is wrong"),
-        (turned_in, sent().replace("1.5", "1e999"), "latents.0.strength is wrong"),
-        (turned_in, sent(more=1), "latents.0.more is wrong"),
-        (turned_in, "{", "latents. is wrong"),
-        (turned_in, "[" * 100_000, "latents. is wrong"),
+        (turned_in, sent(strength=None), "strength in row 1 of the latents = '', but that is no number it can be; write one such as 0.5"),
+        (turned_in, sent(mode="shout"), "row 1 of the latents = 'shout', but this page sends no such thing; load it again"),
+        (turned_in, sent(latent=-1), "row 1 of the latents = '-1', but this page sends"),
+        (turned_in, sent().replace("1.5", "1e999"), "strength in row 1 of the latents = 'inf', but that is no number it can be"),
+        (turned_in, sent(strength="<b>\n"), r"strength in row 1 of the latents = '<b>\\n', but that is no number"),
+        (turned_in, sent(more=1), "row 1 of the latents = '1', but this page sends no such thing"),
+        (turned_in, "{", "latents = '{', but this page sends no such thing; load it again"),
+        (turned_in, "[" * 100_000, "latents = "),
         (turned_in, " " * (1 << 21), "shorten them"),
         (prompts_in, json.dumps(["a"] * (MOST_PROMPTS + 1)), "goes on from at most 8 at once; remove some"),
-        (prompts_in, json.dumps(["a" * (MOST_CHARACTERS + 1)]), "at most 8,000 characters; shorten it"),
+        (prompts_in, json.dumps(["a" * (MOST_CHARACTERS + 1)]), "row 1 of the prompts = 'a.*, but this page takes at most 8,000"),
         (prompts_in, json.dumps(["a" * (MOST_CHARACTERS // 2), "b" * (MOST_CHARACTERS // 2 + 1)]), "at most 8,000 in all"),
         (prompts_in, json.dumps([[{"role": "user", "content": "a"}] * (MOST_TURNS + 1)]), "at most 32; begin another"),
-        (prompts_in, json.dumps([[{"role": "god", "content": "a"}]]), "prompts.0"),
-        (prompts_in, json.dumps([3]), "prompts.0"),
+        (prompts_in, json.dumps([[{"role": "god", "content": "a"}]]), "row 1 of the prompts = .*, but this page sends no such thing"),
+        (prompts_in, json.dumps(["a", 3]), "row 2 of the prompts = '3', but this page sends no such thing"),
     ],
 )
 def test_what_is_too_much_or_wrong_is_told_in_one_short_sentence(read, what, message):
     with pytest.raises(SpecError, match=message) as told:
         read(what)
     assert "\n" not in str(told.value) and len(str(told.value)) < 250
+    assert not re.search("[Ii]nput|constrained|valid", str(told.value)), "words of pydantic's"
 
 
 def test_texts_become_conversations_and_come_back():
@@ -121,15 +124,26 @@ def test_a_visitor_has_one_run_and_stops_only_that():
 def test_a_run_is_stopped_before_its_turn_comes_and_the_next_one_is_not():
     stops = Stops()
     stops.ask("ann")
-    stops.stop("ann")
-    stopped = stops.begin("ann")
-    assert stopped.is_set()
-    stops.end("ann", stopped)
+    assert stops.stop("ann") and not stops.stop("ann"), "it is told once"
     stops.ask("ann")
-    assert not stops.begin("ann").is_set()
+    assert stops.begin("ann") is None, "whose turn comes first is the one that was stopped"
+    again = stops.begin("ann")
+    assert not again.is_set()
+    assert not stops.stop("ann") and again.is_set(), "a run at work has the last word itself"
+    stops.end("ann", again)
     stops.ask("bob")
     stops.leave("bob")
     assert not stops.begin("bob").is_set()  # of another visit, should a name come again
+
+
+def test_a_run_for_which_there_is_no_room_leaves_no_sign_for_the_next():
+    stops = Stops()
+    for _ in range(2):
+        stops.ask("ann")
+    assert stops.stop("ann")
+    stops.refuse("ann")
+    stops.ask("ann")
+    assert stops.begin("ann") is None and not stops.begin("ann").is_set()
 
 
 def test_what_breaks_is_the_last_look_and_says_so_in_one_sentence(caplog):
@@ -168,3 +182,51 @@ def test_a_hostile_prompt_stays_what_it_is_in_its_field():
     reader = Reader()
     reader.feed(rendered("asked.html.j2", rows=[[("", attack)]], full=False, time=1))
     assert reader.fields == [attack] and set(reader.tags) == {"div", "label", "textarea", "button"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "unit", "found"),
+    [("0.8", 1, 0.8), ("80%", 1, 0.8), (" 80 % ", 1, 0.8), ("0,8", 1, 0.8), ("", 1, None), (None, 1, None), ("5%", 0.01, 0.05),
+     ("5", 0.01, 0.05)],
+)  # fmt: skip
+def test_a_number_is_what_was_typed_with_its_sign(typed, unit, found):
+    number = pytest.importorskip("flows.ui.browse").number
+    assert number(typed, "score at least", unit=unit) == (None if found is None else pytest.approx(found))
+
+
+@pytest.mark.parametrize(
+    ("typed", "unit", "message"),
+    [
+        ("nan", 1, "score at least = 'nan', but that is no number; write one such as 0.8, or nothing"),
+        ("inf", 1, "score at least = 'inf', but it can be 0 to 1; write one of these, or nothing"),
+        ("2", 1, "score at least = '2', but it can be 0 to 1"),
+        ("-0.1", 1, "but it can be 0 to 1"),
+        ("101", 0.01, "score at least = '101', but it can be 0 to 100"),
+        ("many", 0.01, "score at least = 'many', but that is no number; write one such as 80, or nothing"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told(typed, unit, message):
+    number = pytest.importorskip("flows.ui.browse").number
+    with pytest.raises(SpecError, match=message):
+        number(typed, "score at least", unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ({"n_tokens": 0}, "tokens = 0, but this page writes 1 to 512"),
+        ({"n_tokens": 513}, "tokens = 513, but this page writes 1 to 512"),
+        ({"n_tokens": 2.5}, "tokens = 2.5, but this page writes 1 to 512, whole ones; write one of these"),
+        ({"n_tokens": None}, "tokens = '', but that is no number; write one such as 60"),
+        ({"temperature": None}, "temperature = '', but that is no number; write one such as 0.8"),
+        ({"top_p": None}, "top_p = '', but that is no number"),
+        ({"seed": "9" * 20}, "but a seed is -9223372036854775808 to 9223372036854775807; write one of these"),
+        ({"seed": "1.5"}, "seed = '1.5', but a seed is a whole number"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told(typed, message):
+    steer = pytest.importorskip("flows.ui.steer")
+    usual = {"n_tokens": 60, "temperature": 0.8, "top_p": 0.95, "seed": "0", "positions": "all", "name": ""}
+    assert steer._settings(**usual) == usual | {"seed": 0}
+    with pytest.raises(SpecError, match=message):
+        steer._settings(**usual | typed)
