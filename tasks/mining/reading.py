@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def examples(
-    opened: Opened, latents: Iterable[int] | None = None, split: str | None = None
+    opened: Opened, latents: Iterable[int] | None = None, split: str | None = None, activating: bool = False
 ) -> Iterator[LatentExamples]:
-    """All that is known of each latent, in ascending order. ``latents`` limits it to some, ``split`` their windows. Bounded
-    memory."""
+    """All that is known of each latent, in ascending order. ``latents`` limits it to some, ``split`` and ``activating`` their
+    windows. Bounded memory."""
     texts = np.array(json.loads((opened.path / "tokens.json").read_text()), object)
     facts = pq.read_table(opened.path / "latents.parquet", columns=["n_fires", "density", "max_value"]).to_pydict()
     wanted = range(len(facts["n_fires"])) if latents is None else sorted(set(latents))
@@ -35,6 +35,8 @@ def examples(
             own = windows.of(latent)
             if split is not None:
                 own = own.filter(pc.equal(own["split"], split))
+            if activating:
+                own = own.filter(pc.greater_equal(own["quantile"], 0))
             yield LatentExamples(
                 latent=latent,
                 n_fires=facts["n_fires"][latent],

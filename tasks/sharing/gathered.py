@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tasks.explainers.base import LatentExamples, Window, printable
@@ -73,12 +74,13 @@ class Gathered:
 def gathered(index: Index, latents: Sequence[int], n_batch: int) -> Iterator[list[Gathered]]:
     """Batches of at most ``n_batch`` latents, in ascending order."""
     wanted = sorted(set(latents))
+    found = examples(index.shelf.mine, wanted, "train", activating=True)  # one reader: each opens its files anew
     for start in range(0, len(wanted), n_batch):
         batch = wanted[start : start + n_batch]
         words = _words(index, batch)
         yield [
             Gathered(e.latent, e, tuple(_shown(e)), tuple(_bars(index, e.latent)), tuple(words.get(e.latent, ())))
-            for e in examples(index.shelf.mine, batch)
+            for e in islice(found, len(batch))
         ]
 
 
@@ -100,24 +102,24 @@ def identity(*parts: Any) -> str:
 
 def _shown(found: LatentExamples) -> Iterator[Shown]:
     """Activating windows, each with the bounds of its quantile."""
-    every = sorted(found.train(activating=True), key=lambda w: (w.group != "top", w.quantile, -max(w.values), w.window_id))
-    n_quantiles = max((w.quantile for w in every), default=0) + 1
+    every = sorted(
+        ((window.group != "top", window.quantile, -max(window.values), window.window_id, window) for window in found.windows),
+        key=lambda w: w[:-1],
+    )
+    n_quantiles = max((window.quantile for *_, window in every), default=0) + 1
     peaks: dict[int, list[float]] = {}
-    for window in every:
-        peaks.setdefault(window.quantile, []).append(max(window.values))
-    for window in every:
-        if window.group == "top":
-            yield Shown(window, -1.0, max(found.max_value, max(window.values)), -1.0)
-        else:
-            own = peaks[window.quantile]
-            yield Shown(window, min(own), max(own), 1 / n_quantiles)
+    for _, quantile, peak, *_ in every:
+        peaks.setdefault(quantile, []).append(-peak)
+    bounds = {quantile: (min(own), max(own), 1 / n_quantiles) for quantile, own in peaks.items()}
+    for below, quantile, peak, _, window in every:
+        yield Shown(window, *(bounds[quantile] if below else (-1.0, max(found.max_value, -peak), -1.0)))
 
 
 def _bars(index: Index, latent: int) -> Iterator[tuple[float, int]]:
     histogram, edges = index.histogram_of(latent), index.edges
     filled = [i for i, n in enumerate(histogram) if n]
     for i in range(filled[0], filled[-1] + 1) if filled else ():
-        yield (edges[i] + edges[i + 1]) / 2, int(histogram[i])
+        yield (edges[i] + edges[i + 1]) / 2, histogram[i]
 
 
 def _words(index: Index, batch: Sequence[int]) -> dict[int, list[Word]]:
