@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -205,7 +206,7 @@ class Place(Row):
     def source(self) -> str:
         return f"{self.layer}-{self.set}"
 
-    @property
+    @cached_property
     def _common(self) -> dict[str, str]:
         return {"modelId": self.model, "layer": self.source}
 
@@ -217,7 +218,7 @@ class Place(Row):
             createdAt=self.when, maxActApprox=short(found.max_value), frac_nonzero=found.density,
             pos_str=[sound(t) for t, _ in found.promoted], pos_values=[short(v) for _, v in found.promoted],
             neg_str=[sound(t) for t, _ in found.suppressed], neg_values=[short(v) for _, v in found.suppressed],
-            freq_hist_data_bar_values=[short(v) for v, _ in it.bars], freq_hist_data_bar_heights=[float(n) for _, n in it.bars],
+            freq_hist_data_bar_values=[v for v, _ in it.bars], freq_hist_data_bar_heights=[float(n) for _, n in it.bars],
         )  # fmt: skip
 
     def activation(self, it: Gathered, shown: Shown, mine: str) -> Activation:

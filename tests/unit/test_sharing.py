@@ -19,6 +19,7 @@ from artifacts.store import Opened
 from tasks.browsing.index import Index
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.explainers.base import one_line
+from tasks.mining import reading
 from tasks.progress import Progress
 from tasks.sharing.batches import write_neuronpedia, write_saedashboard
 from tasks.sharing.card import body, front_matter, licence, repo_id
@@ -152,12 +153,19 @@ def test_rows_are_strict(change, said):
 
 
 def test_memory_is_a_batch_whatever_the_number_of_latents(index, monkeypatch):
-    asked = []
-    monkeypatch.setattr("tasks.sharing.gathered.examples", lambda mine, batch: asked.append(list(batch)) or iter(()))
+    read, opened = [], []
+
+    def examples(*arguments, **named):
+        opened.append(arguments)
+        for found in reading.examples(*arguments, **named):
+            read.append(found.latent)
+            yield found
+
+    monkeypatch.setattr("tasks.sharing.gathered.examples", examples)
     walk = gathered(index, [4, 1, 0, 2], 2)
-    assert next(walk) == [] and asked == [[0, 1]], "the second batch is not read before the first is used"
-    next(walk)
-    assert asked == [[0, 1], [2, 4]]
+    assert [it.latent for it in next(walk)] == read == [0, 1], "the second batch is not read before the first is used"
+    assert [it.latent for it in next(walk)] == read[2:] == [2, 4]
+    assert len(opened) == 1, "what is of all latents is read once, not with every batch"
 
 
 def test_saedashboard_gets_token_ids_bins_and_titles_as_it_reads_them(tmp_path):
