@@ -79,7 +79,7 @@ class Lines(Progress):
         self._last[id(bar)] = time.monotonic()
 
     def advanced(self, bar: Running) -> None:
-        if time.monotonic() - self._last[id(bar)] >= LINE_SECONDS:
+        if time.monotonic() - self._last[id(bar)] >= LINE_SECONDS and bar.done != bar.total:  # of the end, ``finished`` tells
             self._last[id(bar)] = time.monotonic()
             self._print(bar)
 

@@ -70,9 +70,9 @@ def export(store: Store, name: str, format: str, folder: Path, flags: argparse.N
     n_batch = flags.batch or _N_BATCH[format]
     sae, shelf = shelf_named(store, name)
     index = Index(shelf)
-    spelt: Any = flags.latents or "all"
-    if spelt.startswith("["):
-        spelt = [int(n) for n in re.findall(r"\d+", spelt)]
+    spelt: Any = "all" if flags.latents is None else flags.latents
+    if numbers := re.fullmatch(r"\[(\s*-?\d{1,18}\s*(?:,\s*-?\d{1,18}\s*)*)\]", spelt):
+        spelt = [int(n) for n in numbers[1].split(",")]
     latents = list(chosen(parsed_latents(spelt, "--latents"), shelf.mine, "--latents"))
     place = about = None
     if format == "neuronpedia":

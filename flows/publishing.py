@@ -37,6 +37,10 @@ _FORMATS = ("saelens", "sparsify", "dictionary_learning", _OWN)
 """The first of these that can hold an SAE is what is published; where it loses something, also in our own, which loses nothing."""
 
 _N_EXAMPLES = 12
+_N_SURE = 100
+"""Labels of which the latent that a card steers with is one."""
+
+_WORD = re.compile(r"[^\W\d_]{3}")
 
 
 @dataclass(frozen=True)
@@ -164,14 +168,14 @@ def _card(
         ("Weights here", f"{subfolder}/, in the format {format}" + (f"; {OWN_FOLDER}/ has all of them, in {_OWN}" if lost else "")),
         ("Explaining and scoring cost", None if index is None or not index.told else f"{usd:.2f} dollars"),
     ]
-    best = [] if index is None else _best(index)
+    best = [] if index is None else _best(index, _N_SURE)
     latent, amount = _worth(index, best)
     title = repo.partition("/")[2]
     shown = {
         "title": title, "kind": spec.get("kind") or sae.summary.get("kind", "sae"), "n_latents": n, "hookpoint": sae.summary["hookpoint"],
         "model": model, "figures": [(name, str(value)) for name, value in figures if value is not None],
         "measured_on": f"{evaluated['n_tokens']:,} tokens of held-out texts" if "n_tokens" in evaluated else None,
-        "explained": [] if index is None else list(_explained(index)), "examples": best,
+        "explained": [] if index is None else list(_explained(index)), "examples": best[:_N_EXAMPLES],
         "example_score": "score" if index is None or not index.scales else next(iter(index.scales)),
         "uses": uses(repo, subfolder, format, sae.summary["hookpoint"], lm, bool(index and index.told), latent, amount),
         "n_dead": 0 if n_alive is None else n - n_alive, "notes": lost,
@@ -219,16 +223,25 @@ def _explained(index: Index) -> Any:
             ]  # fmt: skip
 
 
-def _best(index: Index) -> list[tuple[int, str, str]]:
+def _best(index: Index, n: int) -> list[tuple[int, str, str]]:
+    """The surest labels."""
     from tasks.browsing.query import Query
 
-    found = index.find(Query(sort="score", statuses=("ok",))).latents_F[:_N_EXAMPLES] if index.scales else []
+    found = index.find(Query(sort="score", statuses=("ok",))).latents_F[:n] if index.scales else []
     return [(r["latent"], r["label"], _figure(r["value"], ".2f") or "") for r in index.rows(found)]
 
 
 def _worth(index: Index | None, best: Sequence[tuple[int, str, str]]) -> tuple[int, float]:
-    """A latent to steer with, and its largest activation."""
+    """A latent to steer with, and its largest activation: one called by a word, whose row lifts a word furthest; else the surest."""
     if index is None:
         return 0, 0.0
-    latent = best[0][0] if best else int(index.max_N.argmax())
+    latents = [latent for latent, *_ in best] or [int(index.max_N.argmax())]
+    told = {row["latent"]: row["promoted"] for row in index.promoted.of(latents, ["promoted"]).to_pylist()}
+    words = {latent for latent, label, _ in best if _WORD.search(label)}
+
+    def effect(latent: int) -> tuple[bool, float]:
+        logits = (token["logit"] for token in told.get(latent, ()) if _WORD.search(token["token"]))
+        return latent in words, max(logits, default=0.0)
+
+    latent = max(latents, key=effect)
     return latent, float(index.max_N[latent])

@@ -220,7 +220,7 @@ class Index:
 
     def histogram_of(self, latent: int) -> list[int]:
         """How often it was active, by ``edges``; empty where nobody counted."""
-        return [] if self.histogram is None else self.histogram[latent].as_py()
+        return [] if self.histogram is None else self.histogram[latent].values.to_numpy().tolist()
 
 
 def _or_none(value: Any) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,29 +18,27 @@ if TYPE_CHECKING:
 
 
 def examples(
-    opened: Opened, latents: Iterable[int] | None = None, split: str | None = None
+    opened: Opened, latents: Iterable[int] | None = None, split: str | None = None, activating: bool = False
 ) -> Iterator[LatentExamples]:
-    """All that is known of each latent, in ascending order. ``latents`` limits it to some, ``split`` their windows. Bounded
-    memory."""
+    """All that is known of each latent, in ascending order. ``latents`` limits it to some, ``split`` and ``activating`` their
+    windows. Bounded memory."""
     texts = np.array(json.loads((opened.path / "tokens.json").read_text()), object)
     facts = pq.read_table(opened.path / "latents.parquet", columns=["n_fires", "density", "max_value"]).to_pydict()
     wanted = range(len(facts["n_fires"])) if latents is None else sorted(set(latents))
+    kept = [pc.field("split") == split] * (split is not None) + [pc.field("quantile") >= 0] * activating
     with (
         ByLatent(opened.path / "promoted.parquet") as promoted,
-        ByLatent(opened.path / "windows.parquet") as windows,
+        ByLatent(opened.path / "windows.parquet", kept) as windows,
     ):
         for latent in wanted:
             told = promoted.of(latent).to_pylist()[0]
             up, down = ([(t["token"], t["logit"]) for t in told[c]] for c in ("promoted", "suppressed"))
-            own = windows.of(latent)
-            if split is not None:
-                own = own.filter(pc.equal(own["split"], split))
             yield LatentExamples(
                 latent=latent,
                 n_fires=facts["n_fires"][latent],
                 density=facts["density"][latent],
                 max_value=facts["max_value"][latent],
-                windows=tuple(windows_of(own, texts)),
+                windows=tuple(windows_of(windows.of(latent), texts)),
                 promoted=tuple(up),
                 suppressed=tuple(down),
             )
@@ -49,7 +47,8 @@ def examples(
 class ByLatent:
     """A Parquet file sorted by latent, of which no more is held than the row groups of one latent."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: Sequence[Any] = ()) -> None:
+        """``kept``: what must hold of a row."""
         self._file = pq.ParquetFile(path)
         meta = self._file.metadata
         column = self._file.schema_arrow.get_field_index("latent")
@@ -57,6 +56,7 @@ class ByLatent:
         self._first = np.array([b.min for b in bounds if b is not None], np.int64)
         self._last = np.array([b.max for b in bounds if b is not None], np.int64)
         self._held: dict[int, tuple[Any, np.ndarray]] = {}
+        self._kept = kept
 
     def of(self, latent: int) -> Any:
         """The rows of one latent; cheapest in ascending order."""
@@ -67,6 +67,8 @@ class ByLatent:
         for number in range(a, b):
             if number not in self._held:
                 table = self._file.read_row_group(number)
+                for kept in self._kept:
+                    table = table.filter(kept)
                 self._held[number] = (table, table["latent"].to_numpy())
             table, owner = self._held[number]
             begin, end = np.searchsorted(owner, [latent, latent + 1])

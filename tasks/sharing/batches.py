@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _LEVEL = 5
 """Of gzip: half the time of the usual 9, for some per cent more bytes."""
+
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
 
 
 def write_neuronpedia(
@@ -35,17 +38,17 @@ def write_neuronpedia(
     n = {"latents": 0, "activations": 0, "explanations": 0, "scores": 0}
     with progress.bar("export", len(latents), "latents") as bar:
         for i, batch in enumerate(gathered(index, latents, n_batch)):
-            tables: dict[str, list[Row]] = {
-                "features": [place.feature(it) for it in batch],
-                "activations": [place.activation(it, shown, mine) for it in batch for shown in it.shown],
-                "explanations": [place.explanation(it, word) for it in batch for word in it.words],
-                "explanation-scores": [place.scored(it) for it in batch if it.words],
+            tables: dict[str, Iterator[Row]] = {
+                "features": (place.feature(it) for it in batch),
+                "activations": (place.activation(it, shown, mine) for it in batch for shown in it.shown),
+                "explanations": (place.explanation(it, word) for it in batch for word in it.words),
+                "explanation-scores": (place.scored(it) for it in batch if it.words),
             }
             for table, rows in tables.items():
-                _write_gzip(top / table / f"batch-{i}.jsonl.gz", map(_line, rows))
+                _write_gzip(top / table / f"batch-{i}.jsonl.gz", rows)
             n["latents"] += len(batch)
-            n["activations"] += len(tables["activations"])
-            n["explanations"] += len(tables["explanations"])
+            n["activations"] += sum(len(it.shown) for it in batch)
+            n["explanations"] += sum(len(it.words) for it in batch)
             n["scores"] += sum(len(word.scores) for it in batch for word in it.words)
             bar.advance(len(batch))
     return n
@@ -68,22 +71,18 @@ def write_saedashboard(
     return n
 
 
-def _write_gzip(path: Path, lines: Iterable[str]) -> None:
+def _write_gzip(path: Path, rows: Iterable[Row]) -> None:
     """Lines, if there are any: the importer looks for the columns in the first. No name and no time in the header."""
-    rows = iter(lines)
-    first = next(rows, None)
-    if first is None:
-        return
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as file:
-        file.write(first.encode())
-        for row in rows:
-            file.write(row.encode())
+    lines = "".join(map(_line, rows))
+    if lines:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(lines.encode(), _LEVEL, mtime=0))
 
 
 def _line(row: Row) -> str:
     """All but ASCII escaped: some readers take other signs than ours for the end of a line."""
-    return json.dumps(row.model_dump(), separators=(",", ":"), allow_nan=False) + "\n"
+    text = row.model_dump_json()  # a third of the time of json.dumps
+    return (text if text.isascii() else _FOREIGN.sub(lambda found: json.dumps(found[0])[1:-1], text)) + "\n"
 
 
 def files_of(folder: Path) -> list[dict[str, Any]]:

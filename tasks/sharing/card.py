@@ -64,6 +64,9 @@ def body(shown: Mapping[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", page.from_string(text).render(**shown))
 
 
+STRENGTH = 0.8
+"""Of its largest activation, at which a latent is shown at work: more often gives garbage than it shows more."""
+
 _BLOCKS = {"gpt2": "transformer.h", "gpt_neo": "transformer.h", "gptj": "transformer.h", "gpt_neox": "gpt_neox.layers"}
 _LLAMAS = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3", "phi", "phi3", "stablelm", "smollm3",
@@ -73,7 +76,7 @@ _LLAMAS = (
 def uses(
     repo: str, folder: str, format: str, hookpoint: str, lm: Mapping[str, Any], labelled: bool, latent: int, amount: float
 ) -> Sequence[tuple[str, str, str]]:
-    """Name, language and lines of each way to use it. ``latent`` is one worth steering with, ``amount`` how much of it."""
+    """Name, language and lines of each way to use it. ``latent`` is one worth steering with, ``amount`` its largest activation."""
     hub_id = lm.get("hub_id")
     found = [
         (
@@ -81,7 +84,7 @@ def uses(
             "bash",
             f"saint import sae.repo={repo} sae.subfolder={folder} lm=hf lm.path={hub_id or 'MODEL'}\n"
             + ("saint explain adopt/KEY explainer=load explainer.path=explanations.parquet   # the labels here\n" if labelled else "")
-            + f'saint steer adopt/KEY "Once upon a time" --latent {latent}=4',
+            + f'saint steer adopt/KEY "Once upon a time" --latent {latent}={STRENGTH}',
         )
     ]
     if format != "saelens":
@@ -95,10 +98,14 @@ def uses(
     blocks = "model.layers" if kind in _LLAMAS else _BLOCKS.get(str(kind))
     if blocks and (at := re.fullmatch(r"layers\.(\d+)", hookpoint)) and amount > 0:
         found.append((
-            f"Steering in plain transformers, with latent {latent} as high as it goes",
+            f"Steering in plain transformers, with latent {latent} at {STRENGTH} of its largest activation, one prompt at a time",
             "python",
             "from huggingface_hub import hf_hub_download; from safetensors.torch import load_file\n"
-            f'row = load_file(hf_hub_download("{repo}", "{folder}/sae_weights.safetensors"))["W_dec"][{latent}]\n'
-            f'model.get_submodule("{blocks}.{at[1]}").register_forward_hook(lambda module, x, out: out + {amount:.4g} * row.to(out))',
+            f'row = load_file(hf_hub_download("{repo}", "{folder}/sae_weights.safetensors"))["W_dec"][{latent}]\n\n'
+            "def push(module, arguments, out):\n"
+            "    x = out[0] if isinstance(out, tuple) else out\n"
+            "    first = int(x.shape[1] > 1)   # of a prompt not the first token: BOS is a sink of attention\n"
+            f"    x[:, first:] += {STRENGTH} * {amount:.4g} * row.to(x)\n\n"
+            f'handle = model.get_submodule("{blocks}.{at[1]}").register_forward_hook(push)   # handle.remove() ends it',
         ))  # fmt: skip
     return found

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from tasks.explainers.base import LatentExamples, Window, printable
@@ -64,7 +65,7 @@ class Gathered:
     """Of the train split, the strongest windows first, then by quantile; those of the test split stay with scorers."""
 
     bars: tuple[tuple[float, int], ...]
-    """Middle of each filled bin of its activations, and how many fell into it."""
+    """Middle of each filled bin of its activations, as it goes out, and how many fell into it."""
 
     words: tuple[Word, ...]
     """The newest first; only what is a label."""
@@ -73,12 +74,14 @@ class Gathered:
 def gathered(index: Index, latents: Sequence[int], n_batch: int) -> Iterator[list[Gathered]]:
     """Batches of at most ``n_batch`` latents, in ascending order."""
     wanted = sorted(set(latents))
+    found = examples(index.shelf.mine, wanted, "train", activating=True)  # one reader: each opens its files anew
+    middles = [short((a + b) / 2) for a, b in pairwise(index.edges)]
     for start in range(0, len(wanted), n_batch):
         batch = wanted[start : start + n_batch]
         words = _words(index, batch)
         yield [
-            Gathered(e.latent, e, tuple(_shown(e)), tuple(_bars(index, e.latent)), tuple(words.get(e.latent, ())))
-            for e in examples(index.shelf.mine, batch)
+            Gathered(e.latent, e, tuple(_shown(e)), tuple(_bars(index.histogram_of(e.latent), middles)), tuple(words.get(e.latent, ())))
+            for e in islice(found, len(batch))
         ]
 
 
@@ -100,24 +103,23 @@ def identity(*parts: Any) -> str:
 
 def _shown(found: LatentExamples) -> Iterator[Shown]:
     """Activating windows, each with the bounds of its quantile."""
-    every = sorted(found.train(activating=True), key=lambda w: (w.group != "top", w.quantile, -max(w.values), w.window_id))
-    n_quantiles = max((w.quantile for w in every), default=0) + 1
+    every = sorted(
+        ((window.group != "top", window.quantile, -max(window.values), window.window_id, window) for window in found.windows),
+        key=lambda w: w[:-1],
+    )
+    n_quantiles = max((window.quantile for *_, window in every), default=0) + 1
     peaks: dict[int, list[float]] = {}
-    for window in every:
-        peaks.setdefault(window.quantile, []).append(max(window.values))
-    for window in every:
-        if window.group == "top":
-            yield Shown(window, -1.0, max(found.max_value, max(window.values)), -1.0)
-        else:
-            own = peaks[window.quantile]
-            yield Shown(window, min(own), max(own), 1 / n_quantiles)
+    for _, quantile, peak, *_ in every:
+        peaks.setdefault(quantile, []).append(-peak)
+    bounds = {quantile: (min(own), max(own), 1 / n_quantiles) for quantile, own in peaks.items()}
+    for below, quantile, peak, _, window in every:
+        yield Shown(window, *(bounds[quantile] if below else (-1.0, max(found.max_value, -peak), -1.0)))
 
 
-def _bars(index: Index, latent: int) -> Iterator[tuple[float, int]]:
-    histogram, edges = index.histogram_of(latent), index.edges
+def _bars(histogram: Sequence[int], middles: Sequence[float]) -> Sequence[tuple[float, int]]:
     filled = [i for i, n in enumerate(histogram) if n]
-    for i in range(filled[0], filled[-1] + 1) if filled else ():
-        yield (edges[i] + edges[i + 1]) / 2, int(histogram[i])
+    some = slice(filled[0], filled[-1] + 1) if filled else slice(0)
+    return list(zip(middles[some], histogram[some], strict=True))
 
 
 def _words(index: Index, batch: Sequence[int]) -> dict[int, list[Word]]:

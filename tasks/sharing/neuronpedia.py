@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -150,10 +151,12 @@ class Activation(Row):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _even(self, "tokens", "values")
-        for name in ("maxValueTokenIndex", "qualifyingTokenIndex"):
-            if getattr(self, name) >= len(self.tokens):
-                raise ValueError(f"{name} = {getattr(self, name)} is beyond the {len(self.tokens)} tokens")
+        n = len(self.tokens)
+        if len(self.values) != n:
+            raise ValueError(f"have different lengths: tokens {n}, values {len(self.values)}")
+        for name, place in (("maxValueTokenIndex", self.maxValueTokenIndex), ("qualifyingTokenIndex", self.qualifyingTokenIndex)):
+            if place >= n:
+                raise ValueError(f"{name} = {place} is beyond the {n} tokens")
         if self.binMin > self.binMax:
             raise ValueError(f"binMin = {self.binMin} is above binMax = {self.binMax}")
         return self
@@ -203,7 +206,7 @@ class Place(Row):
     def source(self) -> str:
         return f"{self.layer}-{self.set}"
 
-    @property
+    @cached_property
     def _common(self) -> dict[str, str]:
         return {"modelId": self.model, "layer": self.source}
 
@@ -215,17 +218,17 @@ class Place(Row):
             createdAt=self.when, maxActApprox=short(found.max_value), frac_nonzero=found.density,
             pos_str=[sound(t) for t, _ in found.promoted], pos_values=[short(v) for _, v in found.promoted],
             neg_str=[sound(t) for t, _ in found.suppressed], neg_values=[short(v) for _, v in found.suppressed],
-            freq_hist_data_bar_values=[short(v) for v, _ in it.bars], freq_hist_data_bar_heights=[float(n) for _, n in it.bars],
+            freq_hist_data_bar_values=[v for v, _ in it.bars], freq_hist_data_bar_heights=[float(n) for _, n in it.bars],
         )  # fmt: skip
 
     def activation(self, it: Gathered, shown: Shown, mine: str) -> Activation:
         """The row of a window; ``mine`` is the artifact that it is of. Raises ``SpecError`` likewise."""
         window = shown.window
-        values = [short(v) for v in window.values]
+        values = [v and short(v) for v in window.values]  # nearly all are 0
         most = max(values, default=0.0)
         return checked(
             Activation, it.latent, id=identity(mine, it.latent, window.window_id), **self._common, index=str(it.latent),
-            creatorId=self.creator_id, createdAt=self.when, tokens=[sound(t) for t in window.tokens], values=values,
+            creatorId=self.creator_id, createdAt=self.when, tokens=list(map(sound, window.tokens)), values=values,
             maxValue=most, maxValueTokenIndex=values.index(most) if values else 0, minValue=min(values, default=0.0),
             binMin=short(shown.low), binMax=short(shown.high), binContains=short(shown.share),
             qualifyingTokenIndex=window.peak,

@@ -65,7 +65,7 @@ def _latent(it: Gathered, ids: Ids, windows: dict[tuple[int, str], list[int]]) -
     return {
         "feature_tables_data": {},
         "acts_histogram_data": {
-            "bar_heights": [n for _, n in it.bars], "bar_values": [short(v) for v, _ in it.bars],
+            "bar_heights": [n for _, n in it.bars], "bar_values": [v for v, _ in it.bars],
             "tick_vals": [short(step * i) for i in range(_N_TICKS + 1)] if it.bars else [],
             "title": f"ACTIVATIONS<br>DENSITY = {100 * found.density:.3f}%",
         },

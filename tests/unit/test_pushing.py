@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
+import io
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+import huggingface_hub
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import close_session, constants
 
 from artifacts.store import Store
 from flows.cli import main
@@ -23,33 +25,35 @@ from tests.browsed import PLANTED, build
 from tests.fake_hub import fake_hub
 from tests.unit.test_sharing import Seen
 
-ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "s3cret" * 6
 
-CHILD = """
-import contextlib, io, json, os, sys
-from flows.cli import main
-for token, arguments in json.loads(sys.argv[1]):
-    os.environ.pop("HF_TOKEN", None)
-    os.environ |= {"HF_TOKEN": token} if token else {}
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(arguments)
-    print("\\n@" + json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
+@contextmanager
+def using(hub, cache):
+    """What ``huggingface_hub`` reads of the environment when it is imported, read anew: this hub, and no cache or token of anybody's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"):
+            patch.delenv(name, raising=False)
+        own = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        for name, value in own.items():
+            patch.setenv(name, value)
+        importlib.reload(constants)
+        close_session()
+        yield
+    importlib.reload(constants)
+    close_session()
 
 
 def commands(hub, cache, *each):
-    """What a fresh process says to some commands, with this hub: exit code, output and errors of each. The token is never in them."""
-    env = {**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(cache), "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_XET": "1"}
-    env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    env.pop("HF_HUB_OFFLINE", None)
-    asked = [one if isinstance(one, tuple) else (TOKEN, one) for one in each]
-    done = subprocess.run([sys.executable, "-c", CHILD, json.dumps(asked)], capture_output=True, text=True, env=env, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert TOKEN not in done.stdout + done.stderr
-    found = [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
-    assert len(found) == len(each)
+    """What some commands say, with this hub: exit code, output and errors of each. The token is never in them."""
+    found = []
+    with using(hub, cache), pytest.MonkeyPatch.context() as patch:
+        for token, arguments in (one if isinstance(one, tuple) else (TOKEN, one) for one in each):
+            patch.setenv("HF_TOKEN", token)
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main(arguments)
+            found.append((code, out.getvalue(), err.getvalue()))
+            assert TOKEN not in out.getvalue() + err.getvalue()
     return found
 
 
@@ -167,6 +171,34 @@ def test_the_card_is_the_hubs_and_no_label_gets_into_it(pushed):
     assert told["sae"].startswith("train/") and all(key.split("/")[1] in text for key in told["rests_on"])
 
 
+def test_the_cards_hook_does_what_saint_does_and_leaves_the_first_token_alone(pushed, world, monkeypatch):
+    from flows.api import open_sae
+
+    hub, (root, sae, _) = pushed[0], world
+    text = (hub.root / "me/sae/README.md").read_text()
+    (title, lines), = re.findall(r"(Steering in plain transformers[^\n]*):\n\n```python\n(.*?)```", text, re.DOTALL)
+    latent = int(re.search(r"latent (\d+) at 0.8", title)[1])
+    assert f"--latent {latent}=0.8" in text
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, file: str(hub.root / repo / file))
+    mine = open_sae(sae, root / "store", device="cpu")
+    model, token_BT = mine.subject.lm.model, torch.tensor([[0, 7, 30, 2, 9]])
+    held = {"model": model}
+    with torch.no_grad():
+        plain = model(token_BT, output_hidden_states=True).hidden_states[2]
+        with mine.steering({latent: 0.8}, unit="largest"):
+            wanted = model(token_BT, use_cache=True)
+            goes_on = model(token_BT[:, :1] + 5, past_key_values=wanted.past_key_values).logits
+        exec(lines, held)  # noqa: S102 - what people are told to run
+        found = model(token_BT, output_hidden_states=True, use_cache=True)
+        next_logits = model(token_BT[:, :1] + 5, past_key_values=found.past_key_values).logits
+    held["handle"].remove()
+    changed_T = (found.hidden_states[2] != plain).any(-1)[0]
+    assert changed_T.tolist() == [False, True, True, True, True], "BOS is left as it is"
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(next_logits, goes_on, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found.logits, model(token_BT).logits, atol=1e-2)
+
+
 def test_nothing_that_goes_out_says_where_it_was_made(pushed, world):
     for file in (pushed[0].root / "me/sae").rglob("*"):
         if file.is_file():
@@ -252,6 +284,9 @@ def test_latents_are_exported_by_the_name_of_an_sae_of_explanations_or_of_scores
         (["saedashboard", "{}/x", "--set", "y"], "--set, but format saedashboard has no such thing"),
         (["saelens", "{}/x", "--latents", "0:4"], "--latents, but format saelens is of weights"),
         (["neuronpedia", "{}/x", "--latents", "0:999"], "--latents = '0:999'"),
+        (["neuronpedia", "{}/x", "--latents", "[1,-5]"], "--latents = [1, -5], but a list of latents holds numbers from 0 up"),
+        (["neuronpedia", "{}/x", "--latents", "[1,x5]"], "--latents = '[1,x5]', but a choice of latents is all"),
+        (["neuronpedia", "{}/x", "--latents", ""], "--latents = '', but a choice of latents is all"),
         (["neuronpedia", "{}/x", "--batch", "0"], "--batch = 0, but a file has at least one latent"),
         (["neuronpaedia", "{}/x"], "use one of dictionary_learning, saelens, saint_sae, sparsify, neuronpedia, saedashboard"),
     ],
@@ -260,6 +295,17 @@ def test_what_was_typed_wrong_is_said_and_leaves_nothing(world, tmp_path, capsys
     _, sae, where = world
     assert main(["export", sae, *[word.format(tmp_path) for word in more], where]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_end_of_a_long_export_is_told_once(capsys, monkeypatch):
+    from flows import console
+
+    monkeypatch.setattr(console, "LINE_SECONDS", 0)
+    with console.Lines().bar("export", 3, "latents") as bar:
+        bar.advance(2)
+        bar.advance(1)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" latents")[0] for line in said] == ["export: 2 of 3", "export: 3 of 3"]
 
 
 def test_an_export_that_fails_half_way_leaves_nothing(world, tmp_path, monkeypatch):

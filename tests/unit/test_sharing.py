@@ -16,9 +16,11 @@ from markdown_it import MarkdownIt
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Opened
+from flows.publishing import _worth
 from tasks.browsing.index import Index
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.explainers.base import one_line
+from tasks.mining import reading
 from tasks.progress import Progress
 from tasks.sharing.batches import write_neuronpedia, write_saedashboard
 from tasks.sharing.card import body, front_matter, licence, repo_id
@@ -152,12 +154,19 @@ def test_rows_are_strict(change, said):
 
 
 def test_memory_is_a_batch_whatever_the_number_of_latents(index, monkeypatch):
-    asked = []
-    monkeypatch.setattr("tasks.sharing.gathered.examples", lambda mine, batch: asked.append(list(batch)) or iter(()))
+    read, opened = [], []
+
+    def examples(*arguments, **named):
+        opened.append(arguments)
+        for found in reading.examples(*arguments, **named):
+            read.append(found.latent)
+            yield found
+
+    monkeypatch.setattr("tasks.sharing.gathered.examples", examples)
     walk = gathered(index, [4, 1, 0, 2], 2)
-    assert next(walk) == [] and asked == [[0, 1]], "the second batch is not read before the first is used"
-    next(walk)
-    assert asked == [[0, 1], [2, 4]]
+    assert [it.latent for it in next(walk)] == read == [0, 1], "the second batch is not read before the first is used"
+    assert [it.latent for it in next(walk)] == read[2:] == [2, 4]
+    assert len(opened) == 1, "what is of all latents is read once, not with every batch"
 
 
 def test_saedashboard_gets_token_ids_bins_and_titles_as_it_reads_them(tmp_path):
@@ -239,6 +248,18 @@ def test_a_card_without_explanations_and_evaluation_says_so():
         "notes": ["a <b> note"], "provenance": [],
     })  # fmt: skip
     assert "has no evaluation" in text and "None yet." in text and "2 latents never fired" in text and "a &#60;b&#62; note" in text
+
+
+def test_a_card_steers_with_a_latent_that_is_called_by_a_word_and_lifts_one(tmp_path):
+    def promoting(latents):
+        tokens = {0: ((" cats", 1.0),), 1: (("!", 9.0),), 2: ((" cat", 2.0), (".", 9.0)), 3: ((" lots", 5.0),)}
+        return [dataclasses.replace(e, promoted=tokens.get(e.latent, ())) for e in latents]
+
+    index = made(tmp_path / "world", promoting)
+    best = [(1, "cat!", ""), (3, "“.” or “s…”", ""), (0, "the word cat", ""), (2, "the word seven", "")]
+    assert _worth(index, best) == (2, float(index.max_N[2])), "not the surest, and not the one called a full stop"
+    assert _worth(index, best[1:2])[0] == 3 and _worth(index, [(DEAD, "nothing", ""), *best[:1]])[0] == DEAD, "else the surest"
+    assert _worth(index, [])[0] == int(index.max_N.argmax()) and _worth(None, []) == (0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "a/b/c", "a/", "/b", "a b/c", "a/b--c", "a/..", "me/x.git", "https://huggingface.co/a/b"])
