@@ -188,7 +188,7 @@ def test_the_cards_hook_does_what_saint_does_and_leaves_the_first_token_alone(pu
         with mine.steering({latent: 0.8}, unit="largest"):
             wanted = model(token_BT, use_cache=True)
             goes_on = model(token_BT[:, :1] + 5, past_key_values=wanted.past_key_values).logits
-        exec(lines, held)  # noqa: S102 - what people are told to run
+        exec(lines, held)  # what people are told to run
         found = model(token_BT, output_hidden_states=True, use_cache=True)
         next_logits = model(token_BT[:, :1] + 5, past_key_values=found.past_key_values).logits
     held["handle"].remove()
