@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import re
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 import huggingface_hub
 import pyarrow.parquet as pq
@@ -27,18 +27,22 @@ from tests.unit.test_sharing import Seen
 
 TOKEN = "hf_" + "s3cret" * 6
 
+
 @contextmanager
 def using(hub, cache):
     """What ``huggingface_hub`` reads of the environment when it is imported, read anew: this hub, and no cache or token of anybody's."""
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as afterwards, pytest.MonkeyPatch.context() as patch:
+        afterwards.callback(_anew)
         for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         own = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         for name, value in own.items():
             patch.setenv(name, value)
-        importlib.reload(constants)
-        close_session()
+        _anew()
         yield
+
+
+def _anew():
     importlib.reload(constants)
     close_session()
 
@@ -188,7 +192,7 @@ def test_the_cards_hook_does_what_saint_does_and_leaves_the_first_token_alone(pu
         with mine.steering({latent: 0.8}, unit="largest"):
             wanted = model(token_BT, use_cache=True)
             goes_on = model(token_BT[:, :1] + 5, past_key_values=wanted.past_key_values).logits
-        exec(lines, held)  # noqa: S102 - what people are told to run
+        exec(lines, held)  # what people are told to run
         found = model(token_BT, output_hidden_states=True, use_cache=True)
         next_logits = model(token_BT[:, :1] + 5, past_key_values=found.past_key_values).logits
     held["handle"].remove()
