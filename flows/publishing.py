@@ -227,7 +227,7 @@ def _best(index: Index, n: int) -> list[tuple[int, str, str]]:
     """The surest labels."""
     from tasks.browsing.query import Query
 
-    found = index.find(Query(sort="score", statuses=("ok",))).latents_F[:n] if index.scales else []
+    found: list[int] = index.find(Query(sort="score", statuses=("ok",))).latents_F[:n].tolist() if index.scales else []
     return [(r["latent"], r["label"], _figure(r["value"], ".2f") or "") for r in index.rows(found)]
 
 

@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import re
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
 import huggingface_hub
 import pyarrow.parquet as pq
@@ -27,18 +27,22 @@ from tests.unit.test_sharing import Seen
 
 TOKEN = "hf_" + "s3cret" * 6
 
+
 @contextmanager
 def using(hub, cache):
     """What ``huggingface_hub`` reads of the environment when it is imported, read anew: this hub, and no cache or token of anybody's."""
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as afterwards, pytest.MonkeyPatch.context() as patch:
+        afterwards.callback(_anew)
         for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         own = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         for name, value in own.items():
             patch.setenv(name, value)
-        importlib.reload(constants)
-        close_session()
+        _anew()
         yield
+
+
+def _anew():
     importlib.reload(constants)
     close_session()
 
