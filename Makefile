@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install clean
+.PHONY: demo ui test check install clean
 
 demo: $(VENV)/installed
 	$(BIN)/saint run
 	@echo
 	@echo "The report is the file named above; open it in a browser. Once more, and all of it is found: $(BIN)/saint run"
+
+ui: $(VENV)/installed-ui
+	$(BIN)/saint ui --open
 
 # Two at a time, a file each: files share servers and small worlds among their tests. One hash seed: both must list the
 # same tests in the same order, also those whose parameters come from a set.
@@ -32,6 +35,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-ui: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ui]'
 	@touch $@
 
 clean:
