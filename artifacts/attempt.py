@@ -80,6 +80,7 @@ class Attempt:
     def abandon(self) -> None:
         """Give up: the lease is free, checkpoints stay for the next attempt."""
         self._lease.release()
-        if not any(self.scratch.iterdir()):
-            with suppress(ConnectionError):  # out of reach: what stays is garbage to gc
+        # swept away already by whom it was taken over by; or out of reach, and what stays is garbage to gc
+        with suppress(FileNotFoundError, ConnectionError):
+            if not any(self.scratch.iterdir()):
                 self._store.backend.delete(self._home)

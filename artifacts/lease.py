@@ -103,6 +103,7 @@ class Lease:
         self._raw = _bytes(record)
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._given_back = False
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease {what}", daemon=True)
 
@@ -151,9 +152,9 @@ class Lease:
             return True
 
     def check(self) -> None:
-        """Raise ``LeaseLost`` when another has taken over."""
+        """Raise ``LeaseLost`` when another has taken over, or had when this lease was given back."""
         with self._lock:
-            if self.lost.is_set() or self._backend.read(self._path) != self._raw:
+            if self.lost.is_set() or (not self._given_back and self._backend.read(self._path) != self._raw):
                 self.lost.set()
                 raise LeaseLost(
                     f"{self._what}: this process stood still for more than {self._ttl:g} s, but another has taken "
@@ -164,9 +165,11 @@ class Lease:
         """Give the lease back, if it is still ours."""
         self._stop.set()
         with self._lock:
-            if not self.lost.is_set():
+            given_back, self._given_back = self._given_back, True
+            if not given_back and not self.lost.is_set():
                 try:
-                    self._backend.swap(self._path, self._raw, None)
+                    if not self._backend.swap(self._path, self._raw, None):
+                        self.lost.set()
                 except ConnectionError:  # others will see it stand still
                     _given_up.add(self._record["id"])
         with _seen_lock:

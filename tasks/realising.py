@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -159,12 +159,16 @@ def make_all(
     most = 1 if stage.at_most is None else getattr(runtime, stage.at_most)
     groups = units(recipes, most, abreast)
     first = share[0] * len(groups) // share[1]
-    passes = _passes(groups[first:] + groups[:first], store, runtime, progress, outcome, wait)
+    at_work: list[Job] = []
+    passes = _passes(groups[first:] + groups[:first], store, runtime, progress, outcome, wait, at_work)
     device = guarded(runtime, progress) if "gpu" in stage.tags else nullcontext()
     try:
         with device:
             _run(stage, passes)
     except OSError as error:
+        with suppress(OSError):  # the store is out of reach: that is what is told
+            for job in at_work:  # who took over from a process that stood still sweeps its files away under it
+                job.attempt.check()
         raise _explained(error, store) from error
     finally:
         passes.close()  # after an error: gives up what was begun, so that leases are free at once
@@ -194,8 +198,10 @@ def _passes(
     progress: Progress,
     outcome: Outcome,
     wait: bool,
+    jobs: list[Job],
 ) -> Iterator[Unit]:
-    """Units of jobs to do now. Asking for the next one commits the last."""
+    """Units of jobs to do now. Asking for the next one commits the last. ``jobs`` is filled with those of the unit that are not
+    committed yet, and after an error left as it was."""
     opened: dict[Artifact, Opened] = {}
     waiting = groups
     told: set[str] = set()
@@ -203,7 +209,8 @@ def _passes(
         busy: list[list[Recipe]] = []
         moved = False
         for group in waiting:
-            jobs, left = [], []
+            jobs.clear()
+            left: list[Recipe] = []
             try:
                 ordered = sorted(group, key=lambda r: r.key)  # in one order everywhere, or two runs deadlock
                 for i, recipe in enumerate(ordered):
@@ -242,7 +249,7 @@ def _passes(
                 if jobs:
                     yield tuple(jobs)
                     _commit(jobs, runtime, progress, outcome)
-                    jobs, moved = [], True
+                    moved = True
             finally:
                 for job in jobs:  # only when something went wrong above
                     job.attempt.abandon()

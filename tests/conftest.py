@@ -28,9 +28,9 @@ def server(prefect_process: PrefectServer) -> str:
     return prefect_process.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres_url(tmp_path_factory):
-    """Address of a throwaway PostgreSQL database; skips where PostgreSQL is not installed."""
+    """Address of a throwaway PostgreSQL database, with no run in it of other tests; skips where PostgreSQL is not installed."""
     try:
         with postgres(tmp_path_factory.mktemp("postgres")) as url:
             yield url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import threading
 import time
@@ -84,6 +85,37 @@ def test_who_lost_a_lease_adopts_what_the_other_made(tmp_path):
 
     assert realise([wanted], store, RUNTIME, told, submit) == []
     assert told.notes == ["leaf: another has taken over"]
+
+
+@stage("overtaken", version=1)
+def overtaken(job):
+    store = Store.at(job.attempt.path.parents[5])
+    (path,) = store.backend.paths("leases")
+    record = json.loads(store.backend.read(path))
+    store.backend.write(path, json.dumps({**record, "pid_started": "1"}).encode())  # we look dead
+    other = store.begin(job.recipe.artifact, job.recipe.json)
+    (other.path / "n").write_text("theirs")
+    other.commit({"n": 1})  # which sweeps our files away
+    (job.out / "n").write_text("ours")
+    return {}
+
+
+def test_files_that_vanish_under_one_who_was_taken_for_dead_are_no_failure(tmp_path):
+    store, wanted, told = Store.at(tmp_path), overtaken(At(n=1)), Told()
+    assert realise([wanted], store, RUNTIME, told) == []
+    assert (store.open(wanted.artifact).path / "n").read_text() == "theirs"
+    assert len(told.notes) == 1 and "another has taken over its work" in told.notes[0]
+
+
+@stage("clumsy", version=1)
+def clumsy(job):
+    (job.out / "missing" / "n").write_text("")
+    return {}
+
+
+def test_files_that_are_missing_for_another_reason_are_one(tmp_path):
+    with pytest.raises(StageFailed, match="No such file"):
+        realise([clumsy(At(n=1))], Store.at(tmp_path), RUNTIME, Told())
 
 
 def test_what_another_makes_is_left_to_it_and_waited_for(tmp_path, monkeypatch):

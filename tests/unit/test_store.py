@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -132,6 +133,14 @@ def test_deleting_makes_room_for_making_it_again(store):
     assert (store.open(TOY).path / "deep" / "words.txt").read_text() == "other"
 
 
+def take_over(store) -> None:
+    """Make the toy in the place of its holder, who is taken for dead."""
+    (path,) = store.backend.paths(FOLDER)
+    record = json.loads(store.backend.read(path))
+    store.backend.write(path, json.dumps({**record, "pid_started": "1"}).encode())  # the pid lives, but is another process now
+    store.begin(TOY, RECIPE).commit({"who": "taker"})
+
+
 def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(store):
     attempt = store.begin(TOY, RECIPE)
     (path,) = store.backend.paths(FOLDER)
@@ -147,6 +156,19 @@ def test_a_holder_on_this_host_that_is_gone_loses_its_lease_at_once(store):
     taken.commit({"who": "taker"})
     assert store.find(TOY).summary == {"who": "taker"}
     assert list(store.backend.paths(FOLDER)) == []
+
+
+def test_whom_it_was_taken_from_gives_up_in_peace_when_its_files_are_gone(store):
+    first = store.begin(TOY, RECIPE)
+    take_over(store)
+    shutil.rmtree(first.scratch, ignore_errors=True)  # where both share a disk the taker has swept it away
+    first.abandon()
+    with pytest.raises(LeaseLost):
+        first.check()
+    store.delete(TOY)
+    second = store.begin(TOY, RECIPE)
+    second.abandon()
+    second.check()  # it was given back, and not lost
 
 
 def test_a_holder_elsewhere_is_dead_when_its_beat_stands_still_for_the_ttl(store, monkeypatch):
