@@ -162,4 +162,4 @@ def last_words(client: SyncPrefectClient, run: FlowRun) -> str:
             "install the same version there, and start it by saint worker"
         )
     errors = re.findall(r"^[\s|]*((?:\w+\.)*\w*(?:Error|Exception|Timeout)\b.*)$", text, re.MULTILINE)
-    return f"{message}: {errors[-1]}" if never_began and errors else message
+    return f"{message}: {errors[0]}" if never_began and errors else message  # the first is what the others came of
