@@ -83,6 +83,7 @@ def test_an_address_with_a_latent_opens_at_it(url, visit):
 
 def test_nothing_of_the_corpus_or_a_label_runs(url, visit):
     page = visit(url)
+    page.wait_for_selector("#latents tbody tr")
     for latent in range(0, N, 40):
         page.evaluate(f"show({latent})")
         page.wait_for_selector("#chosen .columns")
@@ -124,6 +125,7 @@ def test_a_dead_latent_says_so(url, visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out(folder, visit, width, scheme):
     page = visit((folder / "report.html").as_uri(), width=width, scheme=scheme)
+    page.wait_for_selector("#latents tbody tr")
     assert width_of(page) == width
     for latent in (0, 3, PLANT):
         page.evaluate(f"show({latent})")

@@ -142,6 +142,19 @@ def turn(page, strength: float, row: int = 0) -> None:
     page.locator("#turned [data-push]").nth(row).locator("input[data-of=strength]").fill(str(strength))
 
 
+def settings(page, **typed: str) -> None:
+    """Open the settings and type into them, once they stand: a field that has just come up is filled from the page's state."""
+    page.click("#settings button >> nth=0")
+    page.wait_for_selector("#tokens input")
+    page.wait_for_timeout(500)
+    for name, text in typed.items():
+        field = page.locator(f"#{name} input, #{name} textarea").first
+        field.fill(text)
+        field.press("Tab")
+    page.wait_for_timeout(200)
+    assert {name: page.locator(f"#{name} input, #{name} textarea").first.input_value() for name in typed} == typed
+
+
 def run(page) -> None:
     page.evaluate("document.querySelector('#status-line p').textContent = ''")  # what it said of the run before
     page.click("#run")
@@ -150,7 +163,11 @@ def run(page) -> None:
 
 def finished(page) -> None:
     over = "!document.querySelector('#run').disabled && /^(done|stopped)/.test(document.querySelector('#status-line p').innerText)"
-    page.wait_for_function(over)
+    try:
+        page.wait_for_function(over)
+    except Exception as error:
+        seen = {name: page.locator(name).first.is_disabled() for name in ("#run", "#stop")}
+        raise AssertionError(f"the run does not end: {page.inner_text('#status-line')!r}, disabled {seen}") from error
 
 
 def texts(page, side: str) -> list[str]:
@@ -510,8 +527,7 @@ def test_chat_is_refused_without_a_template_and_with_one_goes_on_with_an_answer(
         page.click("#kind label:has-text('Chat')")
         page.wait_for_selector("#asked [data-prompt=chat]")
         page.fill("#asked textarea", "Who are you?")
-        page.click("#settings button >> nth=0")
-        page.locator("#tokens input[type=number]").fill("8")
+        settings(page, tokens="8")
         run(page)
         first = texts(page, "steered")
         page.click("#texts .steered [data-act=goon]")
