@@ -7,6 +7,7 @@ never imported beforehand: it reads its settings from the environment then. What
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -112,4 +113,8 @@ def _be(function: Callable[..., object], arguments: list, cwd: str, env: dict[st
     os.environ.update(env)
     for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), *(os.open(name, os.O_WRONLY | os.O_APPEND) for name in streams)]):
         os.dup2(file, number)
-    sys.exit(function(*arguments))
+    try:
+        code = function(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out, and Prefect ends a server that it began there
+    sys.exit(code)
