@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flows.console import print_json
-from flows.looking import store_of
+from flows.looking import store_of, words_apart
 from tasks.spec import SpecError
 
 ABOUT = {
@@ -77,11 +77,10 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, str, list[str], list[s
     add("--json", action="store_true", help="print all of it as JSON")
     add("--html", metavar="PATH", help="also write a page there")
     flags = parser.parse_intermixed_args(rest)
-    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
     for name, least in (("top", 0), ("rows", 0), ("pushed", 0)):
         if (value := getattr(flags, name)) < least:
             raise SpecError(f"--{name} {value}, but it counts; use {least} or more")
-    return flags, flags.sae, [word for word in flags.words if word not in overrides], overrides
+    return flags, flags.sae, *words_apart(flags.words)
 
 
 def in_a_folder(flag: str, typed: str) -> Path:

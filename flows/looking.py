@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from artifacts.store import Store
@@ -35,6 +36,12 @@ def parsed(command: str, rest: list[str], about: str, **flags: str) -> tuple[arg
     found = parser.parse_intermixed_args(rest)
     overrides = [w for w in found.words if "=" in w]
     return found, [w for w in found.words if "=" not in w], overrides
+
+
+def words_apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """Words of a command that takes no overrides but of where and how it runs, and those overrides. Texts may hold a ``=``."""
+    overrides = [word for word in words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
+    return [word for word in words if word not in overrides], overrides
 
 
 def store_of(overrides: list[str]) -> Store:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from artifacts.keys import Artifact
 from artifacts.store import Store
 from flows import exporting
 from flows.console import clean, print_json, table
-from flows.looking import parsed, store_of
+from flows.looking import parsed, store_of, words_apart
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -113,8 +112,7 @@ def export(rest: list[str], debug: bool = False) -> int:
     parser.add_argument("words", nargs="*", metavar="SAE FORMAT DIR | name=value", help="train/3f2a saelens DIR; backend.root=DIR")
     exporting.add_options(parser)
     flags = parser.parse_intermixed_args(rest)
-    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
-    names = [word for word in flags.words if word not in overrides]
+    names, overrides = words_apart(flags.words)
     if len(names) != 3:
         raise SpecError(f"saint export takes an SAE, a format and a folder, but {len(names)} are named; as in train/3f2a saelens DIR")
     name, format, folder = names[0], names[1], Path(names[2]).expanduser()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from flows.belongings import sae_named
 from flows.console import clean, print_json, size
-from flows.looking import store_of
+from flows.looking import store_of, words_apart
 from tasks.spec import SpecError
 
 ABOUT = {"push": "an SAE with its explanations and a model card to the Hugging Face hub: saint push train/3f2a OWNER/NAME --license mit"}
@@ -22,8 +21,7 @@ def push(rest: list[str], debug: bool = False) -> int:
     from tasks.sharing.card import licence, repo_id
 
     flags = _parsed(rest)
-    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
-    names = [word for word in flags.words if word not in overrides]
+    names, overrides = words_apart(flags.words)
     if len(names) != 2:
         raise SpecError(f"saint push takes an SAE and a repository, but {len(names)} are named; as in train/3f2a me/gpt2-sae-layer-8")
     name, repo = names[0], repo_id(names[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.console import print_json
+from flows.looking import words_apart
 from tasks.spec import SpecError
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         except ValueError:
             flag = "--tokens" if name == "n_tokens" else f"--{name.replace('_', '-')}"
             raise SpecError(f"{flag} = {typed!r}, but it is no {whole}number; write one") from None
-    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
-    return flags, [word for word in flags.words if word not in overrides], overrides
+    return flags, *words_apart(flags.words)
 
 
 class _Parser(argparse.ArgumentParser):

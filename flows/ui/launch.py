@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from flows.looking import store_of
+from flows.looking import store_of, words_apart
 from tasks.spec import SpecError
 
 ABOUT = {"ui": "a page in the browser to find latents, understand them and steer with them; --host, --port, --auth, --share, --open"}
@@ -182,7 +181,6 @@ def _parsed(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str], list[st
     add("--open", action="store_true", help="open a browser")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="precision of the language model (float32)")
     flags = parser.parse_intermixed_args(list(rest))
-    overrides = [word for word in flags.words if re.match(r"(backend|runtime)(\.\w+)?=", word)]
     if not 0 < flags.port < 65536:
         raise SpecError(f"--port {flags.port}, but ports are 1 to 65535; choose one of them")
-    return flags, [word for word in flags.words if word not in overrides], overrides
+    return flags, *words_apart(flags.words)

@@ -130,13 +130,18 @@ class Feature(Row):
         return self
 
 
-class Activation(Row):
-    """A window on which a latent fires."""
+class OfLatent(Row):
+    """What a latent has several of: a row with an id of its own."""
 
     id: Annotated[str, Field(pattern=r"^c[0-9a-f]{24}$")]
     modelId: Name
     layer: Name
     index: Digits
+
+
+class Activation(OfLatent):
+    """A window on which a latent fires."""
+
     creatorId: str
     createdAt: str
     tokens: Annotated[list[str], Field(min_length=1)]
@@ -162,11 +167,7 @@ class Activation(Row):
         return self
 
 
-class Explanation(Row):
-    id: Annotated[str, Field(pattern=r"^c[0-9a-f]{24}$")]
-    modelId: Name
-    layer: Name
-    index: Digits
+class Explanation(OfLatent):
     description: Annotated[str, Field(min_length=1)]
     authorId: str
     typeName: None = None

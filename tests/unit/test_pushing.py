@@ -167,7 +167,7 @@ def test_the_card_is_the_hubs_and_no_label_gets_into_it(pushed):
 
     text = (pushed[0].root / "me/sae/README.md").read_text()
     card = ModelCard(text)
-    assert (card.data.license, card.data.library_name) == ("apache-2.0", "saelens") and "sparse-autoencoder" in card.data.tags
+    assert (card.data.license, card.data.to_dict()["library_name"]) == ("apache-2.0", "saelens") and "sparse-autoencoder" in card.data.tags
     page = Seen(MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(card.text))
     assert not {"img", "script", "a", "style", "template"} & set(page.tags)
     assert 'SAE.from_pretrained("me/sae", "layers.1")' in text and "saint import sae.repo=me/sae sae.subfolder=layers.1" in text

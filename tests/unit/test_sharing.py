@@ -235,7 +235,7 @@ def test_front_matter_is_yaml_that_the_hub_reads_and_nothing_gets_into_it():
     evil = 'x"\n---\nlicense: evil\n- &a [*a, {'
     text = front_matter("mit", "openai-community/gpt2", evil, "saelens", evil, {"fvu": 0.1}) + "\n# page\n"
     card = ModelCard(text)
-    assert (card.data.license, card.data.base_model, card.data.library_name) == ("mit", "openai-community/gpt2", "saelens")
+    assert (card.data.license, card.data.base_model, card.data.to_dict()["library_name"]) == ("mit", "openai-community/gpt2", "saelens")
     assert card.text.strip() == "# page" and card.data.datasets == [one_line(evil)] and card.data.model_name == one_line(evil)
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value) == ("fvu", 0.1)
