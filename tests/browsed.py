@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from artifacts.store import Store
@@ -19,14 +20,14 @@ ATTACKS = (
 PLANTED = "the zebra crossing at Café Zoë"
 
 
-def attacked(folder: Path) -> list[str]:
+def attacked(folder: Path, attacks: Sequence[str] = ATTACKS) -> list[str]:
     """Overrides of a small run, over a corpus whose every fifth text attacks whoever shows it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     small = overrides(folder)
     table = pq.read_table(folder / "corpus.parquet").to_pydict()
-    texts = [f"{text} {ATTACKS[i // 5 % len(ATTACKS)]}" if i % 5 == 0 else text for i, text in enumerate(table["text"])]
+    texts = [f"{text} {attacks[i // 5 % len(attacks)]}" if i % 5 == 0 else text for i, text in enumerate(table["text"])]
     pq.write_table(pa.table({"text": texts, "doc": table["doc"]}), folder / "corpus.parquet")
     return small
 

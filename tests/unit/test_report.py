@@ -18,6 +18,7 @@ from tasks.reporting.pages import embedded
 from tasks.score import ScoreSpec, score
 from tasks.scorers.base import Answer, Score, Scorer
 from tasks.scorers.detection import Detection
+from tests.browsed import attacked
 from tests.browser import DESK, TELEPHONE, width_of
 from tests.making import make
 from tests.reported import data_of
@@ -30,14 +31,8 @@ NASTY = "<img src=x onerror=\"document.title='XSS'\"></script><script>document.t
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     """A run over a corpus whose every fifth sentence attacks its report."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     world = tmp_path_factory.mktemp("report")
-    small = overrides(world)
-    table = pq.read_table(world / "corpus.parquet").to_pydict()
-    texts = [f"{text} {NASTY}" if i % 5 == 0 else text for i, text in enumerate(table["text"])]
-    pq.write_table(pa.table({"text": texts, "doc": table["doc"]}), world / "corpus.parquet")
+    small = attacked(world, [NASTY])
     done = saint(world, "run", *small, "runtime.mode=inline", "train.n_tokens=20000")
     assert done.returncode == 0, done.stderr[-2000:]
     return world
