@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from artifacts.errors import ArtifactCorrupt, LeaseLost
 from artifacts.keys import Artifact
 from artifacts.lease import Lease
 from artifacts.manifest import Manifest, list_files
@@ -35,6 +36,16 @@ class Attempt:
     def check(self) -> None:
         """Raise ``LeaseLost`` when another process has taken over this artifact."""
         self._lease.check()
+
+    def check_wanted(self) -> None:
+        """Raise ``LeaseLost`` when another process has taken over this artifact, or has made it.
+
+        One that was stopped between its last look at the lease and its commit makes it while we hold the lease.
+        """
+        self.check()
+        manifest = self._store.find(self.artifact)
+        if manifest is not None and manifest.attempt != self.id:
+            raise LeaseLost(f"{self.artifact}: this process was making it, but another did meanwhile; what it made is adopted")
 
     def recover(self, name: str) -> Path | None:
         """The newest file or folder of that name which a dead attempt left in its scratch, copied into ours."""
@@ -78,9 +89,15 @@ class Attempt:
         return winner
 
     def abandon(self) -> None:
-        """Give up: the lease is free, checkpoints stay for the next attempt."""
+        """Give up: the lease is free, checkpoints stay for the next attempt, if there is to be one.
+
+        Whom it was taken over from may have written on after the other committed and swept: nobody else would find that.
+        What was committed, and then interrupted, stays.
+        """
         self._lease.release()
-        # swept away already by whom it was taken over by; or out of reach, and what stays is garbage to gc
-        with suppress(FileNotFoundError, ConnectionError):
-            if not any(self.scratch.iterdir()):
+        with suppress(ConnectionError, ArtifactCorrupt):  # what stays then is garbage to gc
+            manifest = self._store.find(self.artifact)
+            if manifest is not None:
+                self._store.backend.delete(f"{self._home}/scratch" if manifest.attempt == self.id else self._home)
+            elif not self.scratch.exists() or not any(self.scratch.iterdir()):
                 self._store.backend.delete(self._home)

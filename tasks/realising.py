@@ -165,11 +165,13 @@ def make_all(
     try:
         with device:
             _run(stage, passes)
-    except OSError as error:
+    except Exception as error:
         with suppress(OSError):  # the store is out of reach: that is what is told
-            for job in at_work:  # who took over from a process that stood still sweeps its files away under it
-                job.attempt.check()
-        raise _explained(error, store) from error
+            for job in at_work:  # who commits it sweeps away the files of all others, under their hands
+                job.attempt.check_wanted()
+        if isinstance(error, OSError):
+            raise _explained(error, store) from error
+        raise
     finally:
         passes.close()  # after an error: gives up what was begun, so that leases are free at once
     if outcome.failed and len(recipes) == 1:

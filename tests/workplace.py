@@ -174,10 +174,13 @@ def made(store: Store) -> dict[str, int]:
 
 def tidy(store: Store, again: frozenset[str] = frozenset()) -> None:
     """Assert that nothing of an accident is left: no lease, no orphan, no damage, nothing made twice but ``again``."""
-    assert list(store.backend.paths("leases")) == []
-    assert list(orphans(store)) == []
-    assert [fault for a in store.artifacts() for fault in store.verify(a)] == []
-    assert {a: n for a, n in made(store).items() if n > 1 + (a in again)} == {}
+    left = {
+        "leases": list(store.backend.paths("leases")),
+        "orphans": list(orphans(store)),
+        "faults": [fault for a in store.artifacts() for fault in store.verify(a)],
+        "made again": {a: n for a, n in made(store).items() if n > 1 + (a in again)},
+    }
+    assert not any(left.values()), left
 
 
 def guarded_in_turn(store: Store, guard: str) -> int:

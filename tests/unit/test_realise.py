@@ -6,10 +6,13 @@ import json
 import multiprocessing
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from artifacts.attempt import Attempt
 from artifacts.errors import LeaseLost, StoreUnwritable
+from artifacts.gc import orphans
 from artifacts.store import Store
 from flows.realise import Part, StageFailed, realise
 from tasks.progress import Progress
@@ -87,24 +90,49 @@ def test_who_lost_a_lease_adopts_what_the_other_made(tmp_path):
     assert told.notes == ["leaf: another has taken over"]
 
 
-@stage("overtaken", version=1)
-def overtaken(job):
+def theirs(job, *, by_lease: bool) -> None:
+    """Another makes the artifact of a job: having taken us for dead, or woken between its last look and its commit."""
+    (job.out / "begun").write_text("")
     store = Store.at(job.attempt.path.parents[5])
-    (path,) = store.backend.paths("leases")
-    record = json.loads(store.backend.read(path))
-    store.backend.write(path, json.dumps({**record, "pid_started": "1"}).encode())  # we look dead
-    other = store.begin(job.recipe.artifact, job.recipe.json)
+    if by_lease:
+        (path,) = store.backend.paths("leases")
+        record = json.loads(store.backend.read(path))
+        store.backend.write(path, json.dumps({**record, "pid_started": "1"}).encode())
+        other = store.begin(job.recipe.artifact, job.recipe.json)
+    else:
+        spent = SimpleNamespace(check=lambda: None, release=lambda: None, fence=1)
+        other = Attempt(store, job.recipe.artifact, job.recipe.json, spent)
     (other.path / "n").write_text("theirs")
     other.commit({"n": 1})  # which sweeps our files away
+
+
+@stage("overtaken", version=1)
+def overtaken(job):
+    theirs(job, by_lease=job.spec.n < 2)
     (job.out / "n").write_text("ours")
     return {}
 
 
-def test_files_that_vanish_under_one_who_was_taken_for_dead_are_no_failure(tmp_path):
-    store, wanted, told = Store.at(tmp_path), overtaken(At(n=1)), Told()
-    assert realise([wanted], store, RUNTIME, told) == []
-    assert (store.open(wanted.artifact).path / "n").read_text() == "theirs"
-    assert len(told.notes) == 1 and "another has taken over its work" in told.notes[0]
+@stage("unaware", version=1)
+def unaware(job):
+    theirs(job, by_lease=True)
+    folder = job.out / "activations.zarr"
+    folder.mkdir(parents=True)  # which were swept away, too
+    (folder / "n").write_text("ours")
+    job.attempt.check()
+
+
+@pytest.mark.parametrize("made, told_so", [
+    (overtaken(At(n=1)), "another has taken over its work"),
+    (overtaken(At(n=2)), "another did meanwhile"),
+    (unaware(At(n=1)), "another has taken over its work"),
+])  # fmt: skip
+def test_files_that_vanish_under_one_who_was_taken_for_dead_are_no_failure(tmp_path, made, told_so):
+    store, told = Store.at(tmp_path), Told()
+    assert realise([made], store, RUNTIME, told) == []
+    assert (store.open(made.artifact).path / "n").read_text() == "theirs"
+    assert len(told.notes) == 1 and told_so in told.notes[0]
+    assert list(orphans(store)) == [] and list(store.backend.paths("leases")) == []
 
 
 @stage("clumsy", version=1)

@@ -241,6 +241,22 @@ def test_paths_cannot_leave_the_root(tmp_path):
         Local(tmp_path).read("../secret")
 
 
+@pytest.mark.parametrize("swept", [False, True])
+def test_who_is_interrupted_after_the_commit_keeps_what_was_committed(tmp_path, monkeypatch, swept):
+    store = Store.at(tmp_path)
+
+    def interrupted(*given):
+        if swept:
+            Store.sweep(store, *given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "sweep", interrupted)
+    with pytest.raises(KeyboardInterrupt), store.writing(TOY, RECIPE) as attempt:
+        (attempt.path / "words.txt").write_text("whole")
+    assert (store.open(TOY).path / "words.txt").read_text() == "whole"
+    assert list(store.backend.paths(FOLDER)) == [] and not attempt.scratch.exists()
+
+
 def test_a_death_between_commit_and_sweep_leaves_nothing_once_somebody_tidies(tmp_path, monkeypatch):
     store = Store.at(tmp_path)
     attempt = store.begin(TOY, RECIPE)
