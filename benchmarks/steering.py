@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows.api import load_recipe
+from flows.steered import open_recipe
 from tasks.steering.recipe import SteeringRecipe
 
 
@@ -25,7 +26,7 @@ def main(path: str, word: str, samples: str = "200", store: str | None = None) -
     texts: dict[str, list[str]] = {"default": [], "steered": []}
     begun = time.perf_counter()
     for seed in range(recipe.seed, recipe.seed + int(samples)):
-        found = opened.models.open(recipe.model_copy(update={"seed": seed})).run()
+        found = open_recipe(recipe.model_copy(update={"seed": seed}), opened.models).run()
         for side, held in texts.items():
             each = getattr(found, side)
             held += [each] if isinstance(each, str) else each

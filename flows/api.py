@@ -28,8 +28,9 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.belongings import Said, lm_of, sae_named, said_of
 from flows.inspected import Inspected
+from flows.models import Models
 from flows.places import store_at
-from flows.steered import Models, load_recipe
+from flows.steered import load_recipe
 from tasks.inspection.known import NOTHING
 from tasks.lazy import np
 from tasks.spec import Runtime, SpecError
@@ -131,22 +132,26 @@ class OpenSAE:
     @property
     def subject(self) -> Subject:
         """The SAE and its language model, opened now if they are not yet."""
+        from tasks.steering.subject import Subject
+
         with self._opening:
-            return self._subject
+            if self.models is None:
+                return self._subject
+            # not kept: which language models are held is decided for all SAEs together
+            return Subject(self.models.lm(self.lm.artifact, self.dtype), self.models.sae(self.artifact), self.runtime.lm_batch_tokens)
 
     @cached_property
     def _subject(self) -> Subject:
         from tasks.steering.subject import Subject
 
-        if self.models is not None:
-            held = self.models.lm(self.lm.artifact, self.dtype), self.models.sae(self.artifact)
-            return Subject(*held, self.runtime.lm_batch_tokens)
         return Subject.open(self.store.open(self.lm.artifact), self.store.open(self.artifact), self.runtime, self.dtype)
 
     @property
     def trained(self) -> TrainedSAE:
         """The SAE by itself, with its norm: tensors by name in ``trained.sae.weights()``. Opens no language model."""
         with self._opening:
+            if self.models is not None:
+                return self.models.sae(self.artifact)
             return self._subject.sae if "_subject" in self.__dict__ else self._trained
 
     @cached_property

@@ -37,7 +37,8 @@ def steer(rest: list[str], debug: bool = False) -> int:
     from flows.config import composed
     from flows.console import display
     from flows.looking import store_of
-    from flows.steered import Models
+    from flows.models import Models
+    from flows.steered import open_recipe
     from flows.steering_text import show
     from tasks.devices import guarded
     from tasks.kinds import validated
@@ -47,7 +48,7 @@ def steer(rest: list[str], debug: bool = False) -> int:
     runtime = validated(Runtime, composed(overrides)["runtime"], "runtime")
     recipe = _recipe(store, flags, words)
     sides = (flags.only,) if flags.only else ("default", "steered")
-    opened = Models(store, runtime).open(recipe)
+    opened = open_recipe(recipe, Models(store, runtime))
     with display() as progress, guarded(runtime, progress):
         if runtime.threads:
             from tasks.lazy import torch

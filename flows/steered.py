@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 
 from artifacts.keys import Artifact
@@ -19,6 +18,7 @@ from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.belongings import FILE, lm_of, manifests
 from flows.lineage import addressed
+from flows.models import Models
 from tasks.spec import Runtime, SpecError
 from tasks.steering.recipe import Prompt, RecipeSAE, SteeringRecipe
 
@@ -27,66 +27,11 @@ if TYPE_CHECKING:
     from tasks.steering.push import Row, Watched
     from tasks.steering.subject import Subject
     from tasks.steering.writing import Writing, Written
-    from tasks.trained import TrainedSAE
 
 Side = Literal["default", "steered"]
 
 WEIGHTS = "sae.safetensors"
 """The file of an SAE's artifact that a recipe has a digest of."""
-
-
-class Models:
-    """Language models and SAEs of a store, each opened once, for any number of recipes. May be used by several threads."""
-
-    def __init__(self, store: Store, runtime: Runtime) -> None:
-        self.store, self.runtime = store, runtime
-        self._held: dict[tuple[Artifact, str], Any] = {}
-        self._lock = RLock()
-
-    def lm(self, artifact: Artifact, dtype: str = "float32") -> LanguageModel:
-        from tasks.lm.language_model import LanguageModel
-
-        return self._once((artifact, dtype), lambda: LanguageModel.open(self.store.open(artifact), self.runtime, dtype))
-
-    def sae(self, artifact: Artifact) -> TrainedSAE:
-        from tasks.lm.loading import device_of
-        from tasks.trained import TrainedSAE
-
-        return self._once((artifact, ""), lambda: TrainedSAE.open(self.store.open(artifact)).to(device_of(self.runtime)))
-
-    def words(self, artifact: Artifact, dtype: str = "float32") -> list[str]:
-        """Text of each token id of a language model."""
-        return self._once((artifact, f"words {dtype}"), self.lm(artifact, dtype).token_strings)
-
-    def forget(self) -> None:
-        """Let go of all of them; those in use stay until they are done with."""
-        with self._lock:
-            self._held.clear()
-
-    def _once(self, key: tuple[Artifact, str], opened: Any) -> Any:
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = opened()
-            return self._held[key]
-
-    def open(self, recipe: SteeringRecipe) -> OpenRecipe:
-        """A recipe with what it names, found in the store. Raises ``SpecError`` for what is missing, or is not what was meant."""
-        found = {sae.artifact: sae_of(self.store, sae) for sae in recipe.saes}
-        wanted = addressed(recipe.lm.artifact)
-        said = f"recipe.lm = {recipe.lm.name!r} ({wanted})"
-        if self.store.find(wanted) is None:
-            raise SpecError(f"{said}, but it is not in this store; {_how(wanted)}, or give saint run that model (lm=hf lm.path=DIR) here")
-        for name, manifest in found.items():
-            try:
-                lm = lm_of(self.store, manifest)
-            except SpecError:  # what it was trained on is not here: then the recipe is all that tells
-                continue
-            if lm != wanted:
-                raise SpecError(
-                    f"{said}, but {addressed(name)} is an SAE of {lm} here; a recipe is of one language model, so make one of that SAE "
-                    "(saint steer --save)"
-                )
-        return OpenRecipe(recipe, self, {name: manifest.artifact for name, manifest in found.items()})
 
 
 def sae_of(store: Store, wanted: RecipeSAE) -> Manifest:
@@ -275,6 +220,26 @@ class OpenRecipe:
         return self.told(writing, sides)
 
 
+def open_recipe(recipe: SteeringRecipe, models: Models) -> OpenRecipe:
+    """A recipe with what it names, found in the store. Raises ``SpecError`` for what is missing, or is not what was meant."""
+    found = {sae.artifact: sae_of(models.store, sae) for sae in recipe.saes}
+    wanted = addressed(recipe.lm.artifact)
+    said = f"recipe.lm = {recipe.lm.name!r} ({wanted})"
+    if models.store.find(wanted) is None:
+        raise SpecError(f"{said}, but it is not in this store; {_how(wanted)}, or give saint run that model (lm=hf lm.path=DIR) here")
+    for name, manifest in found.items():
+        try:
+            lm = lm_of(models.store, manifest)
+        except SpecError:  # what it was trained on is not here: then the recipe is all that tells
+            continue
+        if lm != wanted:
+            raise SpecError(
+                f"{said}, but {addressed(name)} is an SAE of {lm} here; a recipe is of one language model, so make one of that SAE "
+                "(saint steer --save)"
+            )
+    return OpenRecipe(recipe, models, {name: manifest.artifact for name, manifest in found.items()})
+
+
 def load_recipe(
     recipe: str | Path | Mapping[str, Any] | SteeringRecipe, store: str | Path | Store | None = None, *, device: str = "auto"
 ) -> OpenRecipe:
@@ -290,4 +255,4 @@ def load_recipe(
     elif not isinstance(recipe, SteeringRecipe):
         recipe = SteeringRecipe.load(recipe)
     held = store if isinstance(store, Store) else store_at(store)
-    return Models(held, Runtime(mode="inline", device=device)).open(recipe)
+    return open_recipe(recipe, Models(held, Runtime(mode="inline", device=device)))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from flows.steered import sae_of
+from flows.steered import open_recipe, sae_of
 from flows.ui.state import State
 from flows.wishes import address_of, described, described_lm
 from tasks.kinds import validated
@@ -188,7 +188,7 @@ def form_of_recipe(state: State, text: bytes | str) -> tuple[SteeringRecipe, lis
     for text in said_in(recipe.prompts):
         if "\r" in text or "\0" in text:
             raise SpecError("recipe.prompts has carriage returns, but a field of a page holds none; saint steer --recipe takes it")
-    state.models.open(recipe)  # that all it names is here, and is what it was
+    open_recipe(recipe, state.models)  # that all it names is here, and is what it was
     names = {sae.artifact: str(sae_of(state.store, sae).artifact) for sae in recipe.saes}
     turned = []
     for push in recipe.pushes:

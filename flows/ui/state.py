@@ -8,8 +8,8 @@ from threading import Lock
 from artifacts.manifest import Manifest
 from artifacts.store import Store
 from flows.api import OpenSAE
+from flows.models import Models
 from flows.shelves import shelf_of
-from flows.steered import Models
 from tasks.browsing.index import Index
 from tasks.spec import Runtime, SpecError
 

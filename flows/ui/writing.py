@@ -10,6 +10,7 @@ from math import ceil
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flows.steered import open_recipe
 from flows.ui.state import State
 from tasks.lazy import np
 from tasks.spec import SpecError
@@ -123,7 +124,7 @@ def sentence(error: Exception) -> str:
 def _looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
     yield Look(f"opening {recipe.lm.name}")
     began, n = time.perf_counter(), 0
-    opened = state.models.open(recipe)
+    opened = open_recipe(recipe, state.models)
     with state.model:
         writing = opened.write()
     with closing(writing):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from artifacts.store import Store
-from flows.api import load_recipe, open_sae
+from flows.api import OpenSAE, load_recipe, open_sae
 from flows.cli import main
 from flows.console import clean
+from flows.models import Models
 from flows.steer import wish_in
-from flows.steered import Models
+from flows.steered import open_recipe
 from flows.wishes import Wish, recipe_of
 from tasks.inspection.known import NOTHING
 from tasks.lms.hf import HF
@@ -132,7 +135,7 @@ def test_a_live_terminal_gets_two_columns_with_the_heat_of_tokens(store, saes, m
     import flows.steering_text as text
 
     recipe = recipe_of(store, saes[:1], [Wish(i, 0.0) for i in range(128)], [PROMPTS[0], HOSTILE], n_tokens=8, temperature=0.0)
-    opened = Models(store, Runtime(mode="inline", device="cpu")).open(recipe)
+    opened = open_recipe(recipe, Models(store, Runtime(mode="inline", device="cpu")))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     colours = {"width": 100, "force_terminal": True, "color_system": "truecolor"}
     monkeypatch.setattr("rich.console.Console", lambda **options: Console(**options | colours))
@@ -283,11 +286,26 @@ def test_equal_prompts_get_draws_of_their_own_and_many_users_share_one_model(sae
     models = Models(store, Runtime(mode="inline", device="cpu"))
     recipe = recipe_of(store, saes, [Wish(3, 30.0), Wish(4, 9.0, "clamp", None, saes[1])], ["The cat"] * 3, n_tokens=8, seed=1)
     recipes = [recipe.model_copy(update={"seed": seed}) for seed in range(4)]
-    alone = [models.open(each).run().json for each in recipes]
+    alone = [open_recipe(each, models).run().json for each in recipes]
     assert len({each["default"]["text"] for each in alone[0]["prompts"]}) == 3
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda each: models.open(each).run().json, recipes)) == alone
-    assert models.open(recipe).subject.lm is models.open(recipes[2]).subject.lm
+        assert list(pool.map(lambda each: open_recipe(each, models).run().json, recipes)) == alone
+    assert open_recipe(recipe, models).subject.lm is open_recipe(recipes[2], models).subject.lm
+
+
+def test_of_many_language_models_those_used_last_are_held(saes, store):
+    models = Models(store, Runtime(mode="inline", device="cpu"))
+    sae = open_sae(saes[0], store, device="cpu")
+    name = sae.lm.artifact
+    shared = OpenSAE(store, sae.manifest, sae.runtime, models=models)
+    held = {dtype: models.lm(name, dtype) for dtype in ("float32", "bfloat16")}
+    assert shared.subject.lm is held["float32"]  # now the one used last
+    assert shared.trained is models.sae(sae.artifact)
+    models.lm(name, "float16")
+    assert models.lm(name) is held["float32"]
+    gone = weakref.ref(held.pop("bfloat16").model)
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_steered_model_of_plain_transformers_in_a_with_block(saes, store):

@@ -148,12 +148,12 @@ def test_a_run_for_which_there_is_no_room_leaves_no_sign_for_the_next():
 
 def test_what_breaks_is_the_last_look_and_says_so_in_one_sentence(caplog):
     def broken(error):
-        def open_(_recipe):
+        def find(_artifact):
             raise error
 
-        return SimpleNamespace(models=SimpleNamespace(open=open_))
+        return SimpleNamespace(models=SimpleNamespace(store=SimpleNamespace(find=find)))
 
-    recipe = SimpleNamespace(lm=SimpleNamespace(name="m"))
+    recipe = SimpleNamespace(lm=SimpleNamespace(name="m", artifact="provide/" + "0" * 64), saes=())
     *_, last = looks(broken(RuntimeError("secret\nsecret")), recipe, Stops().begin("x"))
     assert last.trouble and "RuntimeError" in last.told and "secret" not in last.told and "secret" in caplog.text
     *_, last = looks(broken(SpecError("a = 1, but no; say 2")), recipe, Stops().begin("x"))
