@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifacts.errors import ArtifactCorrupt, LeaseLost
+from artifacts.errors import ArtifactError, LeaseLost
 from artifacts.keys import Artifact
 from artifacts.lease import Lease
 from artifacts.manifest import Manifest, list_files
@@ -95,7 +95,7 @@ class Attempt:
         What was committed, and then interrupted, stays.
         """
         self._lease.release()
-        with suppress(ConnectionError, ArtifactCorrupt):  # what stays then is garbage to gc
+        with suppress(OSError, ArtifactError):  # what stays then is garbage to gc; why we gave up is what is told
             manifest = self._store.find(self.artifact)
             if manifest is not None:
                 self._store.backend.delete(f"{self._home}/scratch" if manifest.attempt == self.id else self._home)
