@@ -157,7 +157,7 @@ def _through_hydra(rest: list[str], debug: bool) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from flows import launcher
-    from flows.config import explained, in_grammar
+    from flows.composing import explained, in_grammar
 
     codes: list[int] = []
 

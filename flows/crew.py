@@ -27,7 +27,7 @@ from flows.realise import StageFailed, needs_gpu
 from flows.runs import Events, now
 from flows.server import LANE, ServerFailed
 from flows.session import Session
-from tasks.realising import Seen, lanes, missing, units
+from tasks.ordering import Seen, lanes, missing, units
 from tasks.stage import Recipe
 
 POLL_SECONDS = 2.0

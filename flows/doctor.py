@@ -76,7 +76,8 @@ def checks(overrides: Sequence[str], environ: Mapping[str, str]) -> Iterator[Che
 
 def configured(overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Check]:
     """The plain configuration (empty if it does not compose), the pipeline (None if it is not valid), and the check."""
-    from flows.config import composed, pipeline
+    from flows.composing import composed
+    from flows.config import pipeline
 
     config: dict[str, Any] = {}
     try:

@@ -22,7 +22,7 @@ def inspect(rest: list[str], debug: bool = False) -> int:
     flags, name, words, overrides = _parsed(rest)
     from flows.api import OpenSAE
     from flows.belongings import sae_named
-    from flows.config import composed
+    from flows.composing import composed
     from flows.console import display
     from flows.inspection_text import show
     from tasks.devices import guarded

@@ -32,7 +32,7 @@ class PrefectLauncher(Launcher):
         self.mode, self.dry_run = mode, dry_run
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        """Nothing of Hydra's is needed: jobs are composed by ``flows.config``, as single runs are."""
+        """Nothing of Hydra's is needed: jobs are composed by ``flows.composing``, as single runs are."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, or with ``dry_run`` print their plan. Raises ``SpecError``."""

@@ -46,7 +46,7 @@ def words_apart(words: list[str]) -> tuple[list[str], list[str]]:
 
 def store_of(overrides: list[str]) -> Store:
     """The store that some overrides mean; other stages' mistakes do not matter here."""
-    from flows.config import composed
+    from flows.composing import composed
     from flows.places import place
 
     found = place(composed(overrides)["backend"])

@@ -13,7 +13,7 @@ from flows.lineage import Held, refuse
 from flows.recipes import Wanted
 from flows.sizes import Line, Sizes
 from flows.sweep import Job, wanted
-from tasks.realising import Seen, lanes, missing, units
+from tasks.ordering import Seen, lanes, missing, units
 from tasks.stage import Recipe
 
 _PAST = 20

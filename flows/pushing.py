@@ -39,7 +39,8 @@ def push(rest: list[str], debug: bool = False) -> int:
         from flows.uploading import Repository
 
         target = Repository(repo, address, flags.public, flags.replace)
-    from flows.publishing import OWN_FOLDER, publish
+    from flows.model_card import OWN_FOLDER
+    from flows.publishing import publish
 
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ from artifacts.errors import LeaseLost, StoreUnwritable
 from artifacts.keys import Artifact
 from artifacts.lease import busy
 from artifacts.store import Store
+from tasks.ordering import Seen, lanes, missing, units
 from tasks.progress import Progress
-from tasks.realising import Outcome, Seen, SomeFailed, lanes, make_all, missing, units
+from tasks.realising import Outcome, SomeFailed, make_all
 from tasks.spec import Runtime
 from tasks.stage import Recipe
 

@@ -34,7 +34,7 @@ _SETTINGS = ("n_tokens", "temperature", "top_p", "seed", "positions", "dtype")
 def steer(rest: list[str], debug: bool = False) -> int:
     flags, words, overrides = _parsed(rest)
     save, vector, patch = _files(flags)
-    from flows.config import composed
+    from flows.composing import composed
     from flows.console import display
     from flows.looking import store_of
     from flows.models import Models

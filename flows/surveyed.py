@@ -54,7 +54,7 @@ class Asked:
     def made(self, recipe: Recipe) -> Opened:
         """The artifact, made here and now if it is not there."""
         if self.store.find(recipe.artifact) is None:
-            from flows.config import composed
+            from flows.composing import composed
             from flows.realise import StageFailed, realise
 
             runtime = validated(Runtime, composed(self._places)["runtime"], "runtime")

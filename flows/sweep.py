@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.keys import canonical_json, digest_of
-from flows.config import Pipeline, composed, explained, in_grammar
+from flows.composing import composed, explained, in_grammar
+from flows.config import Pipeline
 from flows.goals import Goal, pipeline_of
 from flows.goals import wanted as wanted_by
 from flows.recipes import Wanted

@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
 from typing import Any
 
 from artifacts.errors import ArtifactBusy, StoreUnwritable
 from artifacts.journal import Journal
-from artifacts.keys import Artifact, canonical_json
+from artifacts.keys import Artifact
 from artifacts.store import Opened, Store
 from tasks.devices import guard_name, guarded
+from tasks.ordering import units
 from tasks.progress import Progress
 from tasks.spec import Runtime
 from tasks.stage import Job, Recipe, Stage, Unit
@@ -53,84 +53,6 @@ class SomeFailed(RuntimeError):
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
         super().__init__("; ".join(f"{recipe.artifact}: {error}" for recipe, error in outcome.failed))
-
-
-class Seen:
-    """What was found in a store, for whoever looks again and again: what exists stays, what does not is not looked for
-    twice within ``backend.poll_seconds``."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.there: set[Artifact] = set()
-        self._absent: dict[Artifact, float] = {}
-
-    def has(self, artifact: Artifact) -> bool:
-        """Whether an artifact exists, as far as is known. Raises ``ArtifactCorrupt`` for a damaged manifest."""
-        if artifact in self.there:
-            return True
-        looked = self._absent.get(artifact)
-        if looked is not None and time.monotonic() - looked < self._store.backend.poll_seconds:
-            return False
-        if self._store.find(artifact) is None:
-            self._absent[artifact] = time.monotonic()
-            return False
-        self.there.add(artifact)
-        return True
-
-
-def missing(wanted: Sequence[Recipe], store: Store, seen: Seen | None = None) -> list[Recipe]:
-    """What must be made for ``wanted``, parents first, each once. Stops walking back at what exists,
-    so that a finished SAE hides the activations it was trained on, which may be gone."""
-    order: dict[Artifact, Recipe] = {}
-    visited: set[Artifact] = set()
-    seen = seen or Seen(store)
-
-    def visit(recipe: Recipe) -> None:
-        if recipe.artifact in visited:
-            return
-        visited.add(recipe.artifact)
-        if seen.has(recipe.artifact):
-            return
-        for parent in recipe.parents():
-            visit(parent)
-        order[recipe.artifact] = recipe
-
-    for recipe in wanted:
-        visit(recipe)
-    return list(order.values())
-
-
-def lanes(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
-    """Recipes that are realised by one call of their stage: same stage and same inputs (one model, one pass).
-
-    Stages that make one artifact at a time have a lane each. Keeps the order of the first of each lane.
-    """
-    found: dict[Any, list[Recipe]] = {}
-    for recipe in recipes:
-        alone = recipe.stage.together is None
-        found.setdefault(recipe.key if alone else (recipe.stage.name, canonical_json(recipe.input_keys)), []).append(recipe)
-    return list(found.values())
-
-
-def units(recipes: Sequence[Recipe], most: int = 1, abreast: int = 1) -> list[list[Recipe]]:
-    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``.
-
-    Where the stage bounds its passes (``at_most``) they are of ``most`` recipes at most, and of fewer where otherwise some of
-    the processes that work ``abreast`` would have none.
-    """
-    found: dict[Any, list[Recipe]] = {}
-    for recipe in recipes:
-        payload = recipe.spec.payload()
-        payload.pop(recipe.stage.together or "", None)
-        found.setdefault(canonical_json(payload), []).append(recipe)
-    if not recipes or recipes[0].stage.at_most is None:
-        return list(found.values())
-    passes = []
-    for group in found.values():
-        n = max(-(-len(group) // most), min(len(group), -(-abreast * len(group) // len(recipes))))
-        ends = [i * len(group) // n for i in range(n + 1)]
-        passes += [group[a:b] for a, b in pairwise(ends)]
-    return passes
 
 
 def make_all(

@@ -62,7 +62,7 @@ def ui(rest: list[str], debug: bool = False) -> int:
     access = Access(flags.host, flags.port, users, flags.share)
     access.check()
     require_gradio()
-    from flows.config import composed
+    from flows.composing import composed
     from flows.shelves import browsable
     from flows.ui.state import State
     from tasks.kinds import validated

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flows.config import composed, pipeline
+from flows.composing import composed
+from flows.config import pipeline
 from flows.recipes import recipes
 
 KEYS = {

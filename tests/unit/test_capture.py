@@ -18,9 +18,10 @@ from tasks.corpus import CorpusSpec, corpus, sentences
 from tasks.lm.contexts import contexts
 from tasks.lm.language_model import LanguageModel
 from tasks.lms.hf import HF
+from tasks.ordering import lanes
 from tasks.progress import Progress
 from tasks.provide import ProvideSpec, provide
-from tasks.realising import lanes, make_all
+from tasks.realising import make_all
 from tasks.spec import Runtime, SpecError
 from tests.making import make
 from tests.small import write_corpus, write_model

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.config import composed, load
+from flows.composing import composed
+from flows.config import load
 from flows.recipes import recipes
 from tasks.spec import SpecError
 from tests.small import overrides, write_corpus
@@ -181,7 +182,7 @@ def test_every_group_file_decodes_and_names_every_field():
 
 @pytest.mark.parametrize("section", ["capture", "train", "evaluate", "mine", "explain", "score", "report", "runtime", "backend"])
 def test_every_setting_of_a_section_can_be_seen_and_typed(section):
-    from flows.config import Place
+    from flows.places import Place
     from tasks.capture import CaptureSpec
     from tasks.evaluate import EvaluateSpec
     from tasks.explain import ExplainSpec

@@ -14,8 +14,9 @@ import pytest
 from artifacts.store import Store
 from tasks.distributed import ProcessDied
 from tasks.learning.schedule import TrainSpec
+from tasks.ordering import lanes, missing
 from tasks.progress import Progress
-from tasks.realising import lanes, make_all, missing
+from tasks.realising import make_all
 from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.standard import Standard
 from tasks.saes.topk import TopK

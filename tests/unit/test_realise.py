@@ -15,8 +15,9 @@ from artifacts.errors import LeaseLost, StoreUnwritable
 from artifacts.gc import orphans
 from artifacts.store import Store
 from flows.realise import Part, StageFailed, realise
+from tasks.ordering import lanes, units
 from tasks.progress import Progress
-from tasks.realising import lanes, make_all, units
+from tasks.realising import make_all
 from tasks.spec import Runtime, Spec
 from tasks.stage import stage
 from tests.toys import counted, tree

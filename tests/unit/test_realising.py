@@ -9,8 +9,9 @@ import pytest
 
 from artifacts.errors import ArtifactCorrupt, StoreUnwritable
 from artifacts.store import Store
+from tasks.ordering import lanes, missing, units
 from tasks.progress import Progress
-from tasks.realising import lanes, make_all, missing, units
+from tasks.realising import make_all
 from tasks.spec import Runtime, Spec
 from tasks.stage import stage
 from tests.making import make

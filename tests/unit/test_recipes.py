@@ -6,7 +6,7 @@ import pytest
 
 from flows.config import load
 from flows.recipes import Wanted, recipes
-from tasks.realising import lanes
+from tasks.ordering import lanes
 from tasks.stage import Recipe
 
 

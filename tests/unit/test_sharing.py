@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from artifacts.keys import Artifact, Key
 from artifacts.manifest import Manifest
 from artifacts.store import Opened
-from flows.publishing import _worth
+from flows.model_card import _worth
 from tasks.browsing.index import Index
 from tasks.browsing.shelf import Explained, Shelf
 from tasks.explainers.base import one_line

@@ -18,7 +18,8 @@ from tasks.learning.schedule import TrainSpec
 from tasks.lm.sites import Sites
 from tasks.norms.base import FittedNorm
 from tasks.norms.none import NoNorm
-from tasks.realising import SomeFailed, lanes, units
+from tasks.ordering import lanes, units
+from tasks.realising import SomeFailed
 from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.matryoshka import Matryoshka
 from tasks.saes.standard import Standard
