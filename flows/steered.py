@@ -23,7 +23,6 @@ from tasks.spec import Runtime, SpecError
 from tasks.steering.recipe import Prompt, RecipeSAE, SteeringRecipe
 
 if TYPE_CHECKING:
-    from tasks.lm.language_model import LanguageModel
     from tasks.steering.push import Row, Watched
     from tasks.steering.subject import Subject
     from tasks.steering.writing import Writing, Written
@@ -158,13 +157,9 @@ class OpenRecipe:
     def subject(self) -> Subject:
         from tasks.steering.subject import Subject
 
+        lm = self.models.lm(addressed(self.recipe.lm.artifact), self.recipe.dtype)
         held = {name: self.models.sae(artifact) for name, artifact in self.found.items()}
-        first = next(iter(held.values()))
-        return Subject(self._lm, first, self.models.runtime.lm_batch_tokens, held)
-
-    @property
-    def _lm(self) -> LanguageModel:
-        return self.models.lm(addressed(self.recipe.lm.artifact), self.recipe.dtype)
+        return Subject(lm, next(iter(held.values())), self.models.runtime.lm_batch_tokens, held)
 
     @property
     def watched(self) -> tuple[Watched, ...]:
@@ -180,7 +175,7 @@ class OpenRecipe:
         # equal prompts are told apart by their draws, or they would be continued alike
         seen: dict[bytes, int] = {}
         rows = []
-        for context in beginnings(self._lm, self.recipe.prompts):
+        for context in beginnings(self.subject.lm, self.recipe.prompts):
             sample = seen[name] = seen.get(name := context.token_id.tobytes(), -1) + 1
             rows.append(Row(context, pushes, sample))
         return rows

@@ -143,13 +143,9 @@ def _looks(state: State, recipe: SteeringRecipe, stop: Event) -> Iterator[Look]:
         stopped = stop.is_set() and not all(row.over for row in writing.rows)
         how = "stopped after" if stopped else "done:"
         longest = max(len(row.token_ids) for row in writing.rows)
-        same = "" if any(push.on for push in _pushes(opened)) else "; nothing is turned, so that both are the model as it is"
+        same = "" if any(push.push.on for push in recipe.pushes) else "; nothing is turned, so that both are the model as it is"
         said = f"{how} {longest} token{'s' * (longest != 1)}, {time.perf_counter() - began:.1f} s, seed {recipe.seed}{same}"
         yield Look(said, steered=opened.told(writing), over=True)
-
-
-def _pushes(opened: Any) -> Sequence[Any]:
-    return opened.rows("steered")[0].pushes
 
 
 def pieces(text: str, words: Sequence[str]) -> list[tuple[str, int, int]]:

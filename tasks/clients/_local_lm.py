@@ -6,7 +6,6 @@ of it may end a turn. So the two turns are encoded apart from the template aroun
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import sys
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from tasks.clients._constrained import Grammars, Guide, Told, bounded
 from tasks.clients.base import ClientError, Request
 from tasks.lazy import torch, transformers
-from tasks.lm.loading import quiet
+from tasks.lm.loading import free_memory, quiet
 
 SYSTEM, USER = "\ue000system\ue001", "\ue000user\ue001"
 """Where the turns go; of a private-use area, so that no template looks at them."""
@@ -66,9 +65,7 @@ def opened(source: str, revision: str | None, local: bool, dtype: str, device: s
 def forget() -> None:
     """Let go of the model and of the memory that it had on its device."""
     opened.cache_clear()
-    gc.collect()  # models refer to themselves in circles
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    free_memory()
 
 
 class LocalLM:

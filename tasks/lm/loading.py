@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,13 @@ def device_of(runtime: Runtime) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError(f"runtime.device = {wanted!r}, but torch sees no CUDA device here; use cpu or auto")
     return wanted
+
+
+def free_memory() -> None:
+    """Give back what models had that nobody holds any more, also on the device."""
+    gc.collect()  # models refer to themselves in circles
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

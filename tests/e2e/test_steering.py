@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from artifacts.store import Store
-from flows.api import OpenSAE, load_recipe, open_sae
+from flows.api import load_recipe, open_sae
 from flows.cli import main
 from flows.console import clean
 from flows.models import Models
@@ -291,21 +289,6 @@ def test_equal_prompts_get_draws_of_their_own_and_many_users_share_one_model(sae
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda each: open_recipe(each, models).run().json, recipes)) == alone
     assert open_recipe(recipe, models).subject.lm is open_recipe(recipes[2], models).subject.lm
-
-
-def test_of_many_language_models_those_used_last_are_held(saes, store):
-    models = Models(store, Runtime(mode="inline", device="cpu"))
-    sae = open_sae(saes[0], store, device="cpu")
-    name = sae.lm.artifact
-    shared = OpenSAE(store, sae.manifest, sae.runtime, models=models)
-    held = {dtype: models.lm(name, dtype) for dtype in ("float32", "bfloat16")}
-    assert shared.subject.lm is held["float32"]  # now the one used last
-    assert shared.trained is models.sae(sae.artifact)
-    models.lm(name, "float16")
-    assert models.lm(name) is held["float32"]
-    gone = weakref.ref(held.pop("bfloat16").model)
-    gc.collect()
-    assert gone() is None
 
 
 def test_a_steered_model_of_plain_transformers_in_a_with_block(saes, store):

@@ -19,7 +19,7 @@ from tests.browser import DESK
 from tests.servers import free_port
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def store(tmp_path_factory) -> Store:
     """SAEs on two layers of one model; on the first one a latent with a label to find, and labels that attack."""
     folder = tmp_path_factory.mktemp("ui-steer")
@@ -41,12 +41,12 @@ def state_of(store: Store) -> State:
     return State(store, saes, Runtime(mode="inline", device="cpu"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def state(store) -> State:
     return state_of(store)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def model(state) -> Iterator[SimpleNamespace]:
     """The model that the page steers: how often it was called, and what each call is to cost."""
     held = SimpleNamespace(calls=0, seconds=0.0, error=None, lm=state.models.lm(state.saes[state.names[0]].lm.artifact))
@@ -78,7 +78,7 @@ def endless(slowly):
     config.eos_token_id = held
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def url(state, model) -> Iterator[str]:
     from flows.ui.launch import Access, serve
 

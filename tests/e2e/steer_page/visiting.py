@@ -97,9 +97,6 @@ def two_saes(state: State, path: Path, **other) -> Path:
     return form.recipe_of_form(state, turned, ["The cat saw", "My sister\n  \"<b>\" $x"], names[0], settings).save(path)
 
 
-# without a browser
-
-
 def at_rest(model, seconds: float = 2.0) -> bool:
     """Whether the model comes to rest, long before its texts could be whole."""
     deadline = time.monotonic() + seconds
