@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +93,16 @@ class Attempt:
         Whom it was taken over from may have written on after the other committed and swept: nobody else would find that.
         What was committed, and then interrupted, stays.
         """
-        self._lease.release()
-        with suppress(OSError, ArtifactError):  # what stays then is garbage to gc; why we gave up is what is told
+        try:
             manifest = self._store.find(self.artifact)
-            if manifest is not None:
-                self._store.backend.delete(f"{self._home}/scratch" if manifest.attempt == self.id else self._home)
-            elif not self.scratch.exists() or not any(self.scratch.iterdir()):
+            if manifest is None:
+                if not self.scratch.exists() or not any(self.scratch.iterdir()):
+                    self._store.backend.delete(self._home)
+            elif manifest.attempt == self.id:
+                self._store.sweep(self.artifact, manifest, self.id)
+            else:  # no more than our own: by now a third may be making it anew
                 self._store.backend.delete(self._home)
+        except (OSError, ArtifactError):
+            pass  # what stays is garbage to gc; why we gave up is what is to be told
+        finally:
+            self._lease.release()

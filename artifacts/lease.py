@@ -65,7 +65,7 @@ def _me() -> dict[str, object]:
 
 
 _given_up: set[str] = set()
-"""Ids of leases that this process wanted to give back, but the store was out of reach."""
+"""Ids of leases that this process wanted to give back, but could not write so."""
 
 
 def _surely_dead(record: dict) -> bool:
@@ -170,7 +170,7 @@ class Lease:
                 try:
                     if not self._backend.swap(self._path, self._raw, None):
                         self.lost.set()
-                except ConnectionError:  # others will see it stand still
+                except (OSError, StoreUnwritable):  # out of reach or read-only by now: others will see it stand still
                     _given_up.add(self._record["id"])
         with _seen_lock:
             _seen.pop(self._path, None)

@@ -22,12 +22,13 @@ from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Cancelling
 
 from artifacts.lease import boot_id, process_started
+from flows.ordering import Seen, lanes, missing
 from flows.pool import connected, flow_runs, is_watcher, last_words, tag
 from flows.realise import StageFailed, needs_gpu
 from flows.runs import Events, now
 from flows.server import LANE, ServerFailed
 from flows.session import Session
-from tasks.ordering import Seen, lanes, missing, units
+from tasks.realising import units
 from tasks.stage import Recipe
 
 POLL_SECONDS = 2.0

@@ -24,9 +24,9 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from flows.mirror import Mirror  # noqa: E402
+from flows.ordering import lanes  # noqa: E402
 from flows.realise import Lane, LaneRecord, Part, StageFailed, needs_gpu, realise  # noqa: E402
 from flows.session import Session  # noqa: E402
-from tasks.ordering import lanes  # noqa: E402
 from tasks.progress import Both  # noqa: E402
 from tasks.realising import Outcome, make_all  # noqa: E402
 

@@ -10,10 +10,11 @@ from artifacts.errors import ArtifactCorrupt
 from artifacts.keys import canonical_json
 from artifacts.store import Store
 from flows.lineage import Held, refuse
+from flows.ordering import Seen, lanes, missing
 from flows.recipes import Wanted
 from flows.sizes import Line, Sizes
 from flows.sweep import Job, wanted
-from tasks.ordering import Seen, lanes, missing, units
+from tasks.realising import units
 from tasks.stage import Recipe
 
 _PAST = 20

@@ -14,9 +14,9 @@ from artifacts.errors import LeaseLost, StoreUnwritable
 from artifacts.keys import Artifact
 from artifacts.lease import busy
 from artifacts.store import Store
-from tasks.ordering import Seen, lanes, missing, units
+from flows.ordering import Seen, lanes, missing
 from tasks.progress import Progress
-from tasks.realising import Outcome, SomeFailed, make_all
+from tasks.realising import Outcome, SomeFailed, make_all, units
 from tasks.spec import Runtime
 from tasks.stage import Recipe
 

@@ -1,6 +1,6 @@
 """Making artifacts: leases, attempts, commits around a stage's plain function.
 
-``flows`` decides the order; this decides nothing but who does what now. What exists is skipped, what another live
+``flows`` decides what and in which order; this decides nothing but who does what now. What exists is skipped, what another live
 process is making is left to it and adopted, what a dead one left is continued.
 """
 
@@ -14,17 +14,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
-from artifacts.errors import ArtifactBusy, StoreUnwritable
+from artifacts.errors import ArtifactBusy, ArtifactError, LeaseLost, StoreUnwritable
 from artifacts.journal import Journal
-from artifacts.keys import Artifact
+from artifacts.keys import Artifact, canonical_json
 from artifacts.store import Opened, Store
 from tasks.devices import guard_name, guarded
-from tasks.ordering import units
 from tasks.progress import Progress
 from tasks.spec import Runtime
 from tasks.stage import Job, Recipe, Stage, Unit
@@ -53,6 +53,27 @@ class SomeFailed(RuntimeError):
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
         super().__init__("; ".join(f"{recipe.artifact}: {error}" for recipe, error in outcome.failed))
+
+
+def units(recipes: Sequence[Recipe], most: int = 1, abreast: int = 1) -> list[list[Recipe]]:
+    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``.
+
+    Where the stage bounds its passes (``at_most``) they are of ``most`` recipes at most, and of fewer where otherwise some of
+    the processes that work ``abreast`` would have none.
+    """
+    found: dict[Any, list[Recipe]] = {}
+    for recipe in recipes:
+        payload = recipe.spec.payload()
+        payload.pop(recipe.stage.together or "", None)
+        found.setdefault(canonical_json(payload), []).append(recipe)
+    if not recipes or recipes[0].stage.at_most is None:
+        return list(found.values())
+    passes = []
+    for group in found.values():
+        n = max(-(-len(group) // most), min(len(group), -(-abreast * len(group) // len(recipes))))
+        ends = [i * len(group) // n for i in range(n + 1)]
+        passes += [group[a:b] for a, b in pairwise(ends)]
+    return passes
 
 
 def make_all(
@@ -88,9 +109,7 @@ def make_all(
         with device:
             _run(stage, passes)
     except Exception as error:
-        with suppress(OSError):  # the store is out of reach: that is what is told
-            for job in at_work:  # who commits it sweeps away the files of all others, under their hands
-                job.attempt.check_wanted()
+        _check_wanted(at_work, error)
         if isinstance(error, OSError):
             raise _explained(error, store) from error
         raise
@@ -193,6 +212,7 @@ def _commit(jobs: list[Job], runtime: Runtime, progress: Progress, outcome: Outc
     while jobs:
         job = jobs[0]
         if job.failure is not None:
+            _check_wanted([job], job.failure)
             job.attempt.abandon()
             jobs.pop(0)
             outcome.failed.append((job.recipe, job.failure))
@@ -205,6 +225,17 @@ def _commit(jobs: list[Job], runtime: Runtime, progress: Progress, outcome: Outc
         seconds = won.made_by.get("seconds")
         what, device = "made" if ours else "found", by.get("device")
         progress.event(what, artifact=job.recipe.address, seconds=seconds, device=device, figures=figures)
+
+
+def _check_wanted(jobs: Sequence[Job], failure: Exception) -> None:
+    """Raise ``LeaseLost`` where another has one of the jobs, or has done it, since its commit sweeps files away under our hands."""
+    for job in jobs:
+        try:
+            job.attempt.check_wanted()
+        except LeaseLost as lost:
+            raise lost from failure
+        except (OSError, ArtifactError):
+            continue  # the store tells nothing; what went wrong with the work is what is to be told
 
 
 def _open_inputs(recipe: Recipe, store: Store, opened: dict[Artifact, Opened]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from artifacts.store import Opened, Store
-from tasks.ordering import lanes, missing
+from flows.ordering import lanes, missing
 from tasks.progress import Progress
 from tasks.realising import make_all
 from tasks.spec import Runtime

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from artifacts.activations import Activations
 from artifacts.store import Store
+from flows.ordering import lanes
 from tasks.capture import CaptureSpec, capture, cuts, expected
 from tasks.corpora.parquet import Parquet
 from tasks.corpus import CorpusSpec, corpus, sentences
 from tasks.lm.contexts import contexts
 from tasks.lm.language_model import LanguageModel
 from tasks.lms.hf import HF
-from tasks.ordering import lanes
 from tasks.progress import Progress
 from tasks.provide import ProvideSpec, provide
 from tasks.realising import make_all

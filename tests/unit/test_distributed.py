@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from artifacts.store import Store
+from flows.ordering import lanes, missing
 from tasks.distributed import ProcessDied
 from tasks.learning.schedule import TrainSpec
-from tasks.ordering import lanes, missing
 from tasks.progress import Progress
 from tasks.realising import make_all
 from tasks.saes.batchtopk import BatchTopK

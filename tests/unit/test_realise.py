@@ -14,10 +14,10 @@ from artifacts.attempt import Attempt
 from artifacts.errors import LeaseLost, StoreUnwritable
 from artifacts.gc import orphans
 from artifacts.store import Store
+from flows.ordering import lanes
 from flows.realise import Part, StageFailed, realise
-from tasks.ordering import lanes, units
 from tasks.progress import Progress
-from tasks.realising import make_all
+from tasks.realising import make_all, units
 from tasks.spec import Runtime, Spec
 from tasks.stage import stage
 from tests.toys import counted, tree
@@ -134,6 +134,20 @@ def test_files_that_vanish_under_one_who_was_taken_for_dead_are_no_failure(tmp_p
     assert (store.open(made.artifact).path / "n").read_text() == "theirs"
     assert len(told.notes) == 1 and told_so in told.notes[0]
     assert list(orphans(store)) == [] and list(store.backend.paths("leases")) == []
+
+
+@stage("spoiled", version=1, together="n")
+def spoiled(units):
+    for unit in units:
+        for job in unit:
+            theirs(job, by_lease=True)
+            job.failure = ValueError("half of the file is missing")
+
+
+def test_a_failure_of_what_another_has_made_meanwhile_is_none(tmp_path):
+    store, told, wanted = Store.at(tmp_path), Told(), spoiled(At(n=1))
+    assert realise([wanted], store, RUNTIME, told) == []
+    assert (store.open(wanted.artifact).path / "n").read_text() == "theirs" and len(told.notes) == 1
 
 
 @stage("clumsy", version=1)

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
+from artifacts.backends.local import Local
 from artifacts.errors import ArtifactCorrupt, StoreUnwritable
+from artifacts.lease import busy
 from artifacts.store import Store
-from tasks.ordering import lanes, missing, units
 from tasks.progress import Progress
 from tasks.realising import make_all
 from tasks.spec import Runtime, Spec
@@ -34,29 +35,6 @@ def test_everything_is_made_once_and_one_pass_serves_all_sites(tmp_path):
     assert counted(log) == ["number-10", "pass-0", "pass-1", "pass-2", "total"]
     make(tree(log), store)
     assert len(counted(log)) == 5
-
-
-def test_a_new_site_costs_passes_but_moves_no_old_key(tmp_path):
-    store, log = Store.at(tmp_path / "s"), tmp_path / "log"
-    make(tree(log, sites=("a",)), store)
-    todo = missing([tree(log, sites=("a", "b"))], store)
-    assert sorted(r.stage.name for r in todo) == ["part", "part", "part", "total"]
-    assert {r.spec.site for r in todo if r.stage.name == "part"} == {"b"}
-
-
-def test_what_is_wanted_hides_what_it_was_made_from(tmp_path):
-    store, log = Store.at(tmp_path / "s"), tmp_path / "log"
-    wanted = tree(log)
-    make(wanted, store)
-    for parent in wanted.parents():
-        store.delete(parent.artifact)
-    assert missing([wanted], store) == []
-
-
-def test_lanes_hold_one_model_pass_and_units_one_shard(tmp_path):
-    leaves = list(tree(tmp_path, parts=3, sites=("a", "b")).parents())
-    (lane,) = lanes(leaves)
-    assert [len(unit) for unit in units(lane)] == [2, 2, 2]
 
 
 def test_a_failing_stage_frees_its_lease_and_makes_nothing(tmp_path):
@@ -136,3 +114,43 @@ def test_the_key_field_that_keeps_keys_is_left_out_at_its_old_value():
     assert New(b=2).payload() == {"a": 1, "b": 2}
 
 
+class Sealed(Local):
+    """A folder that is read-only, or a bucket that refuses, from some moment on."""
+
+    sealed: Exception | None = None
+
+    def swap(self, path, expected, data):
+        if self.sealed is not None:
+            raise self.sealed
+        return super().swap(path, expected, data)
+
+    def read(self, path):
+        if self.sealed is not None:
+            raise self.sealed
+        return super().read(path)
+
+
+@stage("sealing", version=1, together="n")
+def sealing(units):
+    for unit in units:
+        unit[0].attempt._store.backend.sealed = PATHS[unit[0].spec.n]
+        raise ValueError("what went wrong with the work")
+
+
+PATHS = {1: OSError(errno.EROFS, "Read-only file system"), 3: StoreUnwritable("bucket = 'b', but it refuses the request")}
+
+
+class Two(Spec):
+    n: int = 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_store_that_takes_nothing_any_more_hides_no_failure_and_holds_no_lease(tmp_path, n):
+    backend = Sealed(tmp_path)
+    store = Store(backend)
+    both = [sealing(Two(n=n)), sealing(Two(n=n + 1))]
+    with pytest.raises(ValueError, match="what went wrong with the work"):
+        make_all(both, store, INLINE, Progress())
+    backend.sealed = None
+    assert len(list(backend.paths("leases"))) == 2
+    assert [busy(backend, recipe.artifact) for recipe in both] == [None, None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flows.config import load
+from flows.ordering import lanes
 from flows.recipes import Wanted, recipes
-from tasks.ordering import lanes
 from tasks.stage import Recipe
 
 

@@ -246,13 +246,18 @@ def test_who_is_interrupted_after_the_commit_keeps_what_was_committed(tmp_path, 
     store = Store.at(tmp_path)
 
     def interrupted(*given):
+        monkeypatch.undo()
         if swept:
-            Store.sweep(store, *given)
+            store.sweep(*given)
         raise KeyboardInterrupt
 
+    dead = store.begin(TOY, RECIPE)
+    (dead.scratch / "step.bin").write_bytes(b"7")
+    dead.abandon()
     monkeypatch.setattr(store, "sweep", interrupted)
     with pytest.raises(KeyboardInterrupt), store.writing(TOY, RECIPE) as attempt:
         (attempt.path / "words.txt").write_text("whole")
+    assert list(orphans(store)) == []
     assert (store.open(TOY).path / "words.txt").read_text() == "whole"
     assert list(store.backend.paths(FOLDER)) == [] and not attempt.scratch.exists()
 

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from flows.ordering import lanes
 from flows.plan import passes, plan
 from flows.recipes import recipes
 from flows.sweep import check_stamp, jobs, packed, repeated, split, stamp, typed, unpacked, wanted
-from tasks.ordering import lanes, units
+from tasks.realising import units
 from tasks.spec import SpecError
 
 GRID = ["capture.hookpoints=[layers.0],[layers.1]", "sae.expansion_factor=4,8,16"]

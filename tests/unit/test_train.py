@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 
 from artifacts.shuffled import ShuffledRows
 from artifacts.store import Store
+from flows.ordering import lanes
 from tasks.fitting import Fit, fitted, last_checkpoint
 from tasks.learning.beginning import begun as begun_with
 from tasks.learning.schedule import TrainSpec
 from tasks.lm.sites import Sites
 from tasks.norms.base import FittedNorm
 from tasks.norms.none import NoNorm
-from tasks.ordering import lanes, units
-from tasks.realising import SomeFailed
+from tasks.realising import SomeFailed, units
 from tasks.saes.batchtopk import BatchTopK
 from tasks.saes.matryoshka import Matryoshka
 from tasks.saes.standard import Standard

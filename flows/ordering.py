@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from artifacts.keys import Artifact, canonical_json
@@ -67,24 +66,3 @@ def lanes(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
         alone = recipe.stage.together is None
         found.setdefault(recipe.key if alone else (recipe.stage.name, canonical_json(recipe.input_keys)), []).append(recipe)
     return list(found.values())
-
-
-def units(recipes: Sequence[Recipe], most: int = 1, abreast: int = 1) -> list[list[Recipe]]:
-    """Recipes of one lane, grouped into passes: equal but for the field named by ``stage.together``.
-
-    Where the stage bounds its passes (``at_most``) they are of ``most`` recipes at most, and of fewer where otherwise some of
-    the processes that work ``abreast`` would have none.
-    """
-    found: dict[Any, list[Recipe]] = {}
-    for recipe in recipes:
-        payload = recipe.spec.payload()
-        payload.pop(recipe.stage.together or "", None)
-        found.setdefault(canonical_json(payload), []).append(recipe)
-    if not recipes or recipes[0].stage.at_most is None:
-        return list(found.values())
-    passes = []
-    for group in found.values():
-        n = max(-(-len(group) // most), min(len(group), -(-abreast * len(group) // len(recipes))))
-        ends = [i * len(group) // n for i in range(n + 1)]
-        passes += [group[a:b] for a, b in pairwise(ends)]
-    return passes
