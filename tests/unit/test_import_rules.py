@@ -87,4 +87,4 @@ def test_floors_do_not_reach_upwards(packages, may_not):
 
 def test_hydra_is_touched_by_the_configuration_and_the_command_line_only():
     users = {path.name for path in modules("flows") if imports(path, top_level_only=False) & {"hydra", "omegaconf"}}
-    assert users <= {"config.py", "cli.py", "launcher.py", "sweep.py"}
+    assert users <= {"composing.py", "cli.py", "launcher.py", "sweep.py"}
