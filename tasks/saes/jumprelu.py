@@ -14,7 +14,7 @@ Shapes: B tokens, D d_in, N n_latents, n dead latents, P (token, latent) pairs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,6 +40,8 @@ class JumpReLU(SAESpec):
 
     MAKES: ClassVar[str] = "JumpReLUSAE"
     SPARSITY: ClassVar[str] = "sparsity_coefficient"
+
+    KEEPS_KEY: ClassVar[dict[str, Any]] = {**SAESpec.KEEPS_KEY, "encoder_scale": 1.0}
 
     kind: Literal["jumprelu"] = "jumprelu"
 
@@ -70,6 +72,10 @@ class JumpReLU(SAESpec):
     """Weight of how far below their thresholds dead latents are, in sum, mean over tokens, in units of the target's RMS
     deviation: it lifts them. 0 turns it off."""
 
+    encoder_scale: float = Field(1.0, gt=0)
+    """Length of encoder rows at first, at most: where there are many latents they are shorter, so that those which are active at
+    first, half of all, do not give more than x together. 0.1 finds more of planted dictionaries, so ``conf/sae`` has it."""
+
     @model_validator(mode="after")
     def _target_is_there(self) -> JumpReLU:
         if (self.penalty == "target") != (self.target_l0 is not None):
@@ -83,8 +89,7 @@ class JumpReLU(SAESpec):
     def drawn(self, d_in: int, seed: int, d_out: int) -> dict[str, Tensor]:
         found = super().drawn(d_in, seed, d_out)
         n = len(found["b_enc_N"])
-        scale = min(1.0, 2 * d_in / n)  # half of all latents are active at first; together they are to give x, not more
-        found["W_enc_ND"] = found["W_enc_ND"] * scale
+        found["W_enc_ND"] = found["W_enc_ND"] * min(self.encoder_scale, 2 * d_in / n)
         return {**found, "threshold_N": torch.full((n,), self.threshold)}
 
 
