@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -58,8 +59,16 @@ Options: --json on commands that print data; --debug shows tracebacks; backend.r
 """
 
 
+def program() -> int:
+    """``saint`` as a process: the command, and then an end that Ctrl-C does not spoil. A second Ctrl-C ends it at once."""
+    try:
+        return main()
+    finally:  # Python puts things away now, and answers Ctrl-C with a traceback of whatever it is at
+        signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 or 143 interrupted."""
+    """A command, as typed. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 or 143 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:12}{about}" for name, about in ABOUT.items())))
@@ -224,4 +233,4 @@ _COMMANDS |= porting.COMMANDS
 _PLAIN = {name: getattr(module, name) for module in (looking, lab) for name in module.ABOUT}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -79,10 +79,10 @@ def start(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> S
 
 
 def command(*arguments: str) -> int:
-    from flows.cli import main
+    from flows.cli import program
 
     sys.argv = ["saint", *arguments]
-    return main(arguments)
+    return program()
 
 
 def saint(world: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:

@@ -154,6 +154,29 @@ def test_an_interrupted_run_ends_at_once_and_says_how_to_go_on(world, first, num
     assert seconds < 20  # a second here; training would go on for minutes
 
 
+ENDING = """
+import atexit, sys, time
+from flows.cli import program
+atexit.register(lambda: (print("ending", flush=True), time.sleep(3), print("ended", flush=True)))
+sys.argv = ["saint", "--version"]
+sys.exit(program())
+"""
+
+
+@pytest.mark.parametrize("presses, code, last", [(1, 0, "ended"), (2, -signal.SIGINT, "ending")])
+def test_ctrl_c_while_a_command_ends_has_no_traceback_and_pressed_again_ends_it_at_once(presses, code, last):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDING], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    read = [process.stdout.readline() for _ in range(2)]
+    assert read[1] == "ending\n", read
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two at once are one to a process
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, "") and [*read, *out.splitlines()][-1].strip() == last
+
+
 def test_mistakes_are_one_line_and_exit_code_2(world):
     for arguments, message in [
         (("rum",), "'rum', but saint has the commands run, plan"),
