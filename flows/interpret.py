@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from flows.server import KEPT, LLM_TAG, apply, unusable
+from flows.server import KEPT, LLM_TAG, apply, has_server, unusable
 
 apply()  # before Prefect is imported, which reads its environment then
 
@@ -121,6 +121,8 @@ def run_here(session: Session) -> None:
 
     Raises ``StageFailed`` as ``realise`` does, and ``ServerFailed``.
     """
+    if not has_server():
+        _server_apart()
     token = _current.set(session)
     try:
         interpret(session.packed, session.record.id, session.stamp)
@@ -130,6 +132,25 @@ def run_here(session: Session) -> None:
         raise unusable(error, KEPT) from error
     finally:
         _current.reset(token)
+
+
+def _server_apart() -> None:
+    """Have the server that Prefect starts for us stand in a process group of its own.
+
+    Ctrl-C in a terminal, and SIGTERM of a batch system, come to the whole group. A server in ours would be gone before this flow has
+    told it how it ended, and Prefect's client would try again for many minutes.
+    """
+    import subprocess
+
+    from prefect.server.api import server
+
+    class Apart:
+        Popen = staticmethod(partial(subprocess.Popen, process_group=0))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(subprocess, name)
+
+    server.subprocess = Apart()
 
 
 def _realise(session: Session, part: Part, progress: Any = None) -> list[LaneRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -122,8 +123,8 @@ def test_help_configuration_multirun_and_completion_work(world, first):
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == "plan"
 
 
-def interrupted(world: Path, number: signal.Signals, *more: str, **env: str) -> tuple[int, str, float]:
-    """Exit code, last lines and seconds to the end of a long training that gets a signal."""
+def interrupted(world: Path, number: signal.Signals, *more: str, group: bool = False, **env: str) -> tuple[int, str, float]:
+    """Exit code, last lines and seconds to the end of a long training that gets a signal, or whose process ``group`` does."""
     store = world / f"{number.name}-store"
     command = [
         sys.executable, "-m", "flows.cli", "run", *overrides(world), "train.n_tokens=90000000",
@@ -131,14 +132,14 @@ def interrupted(world: Path, number: signal.Signals, *more: str, **env: str) -> 
     ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=world, env=environment(**env),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=group,
     )  # fmt: skip
     limit = time.monotonic() + 120
     while not any(store.glob("train/*/*/attempts/*/scratch/*")) and time.monotonic() < limit:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     begun = time.monotonic()
-    process.send_signal(number)
+    (os.killpg if group else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
     seconds = time.monotonic() - begun
     assert "Traceback" not in said, said
