@@ -125,7 +125,7 @@ def test_help_configuration_multirun_and_completion_work(world, first):
 
 def interrupted(world: Path, number: signal.Signals, *more: str, group: bool = False, **env: str) -> tuple[int, str, float]:
     """Exit code, last lines and seconds to the end of a long training that gets a signal, or whose process ``group`` does."""
-    store = world / f"{number.name}-store"
+    store = world / f"{number.name}{'-group' * group}-store"  # empty: its first checkpoint says that training goes on
     command = [
         sys.executable, "-m", "flows.cli", "run", *overrides(world), "train.n_tokens=90000000",
         "runtime.checkpoint_seconds=0.2", f"backend.root={store}", *more,
