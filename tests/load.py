@@ -90,10 +90,10 @@ def load(server: PrefectServer, processes: int, flows: int, stages: int, client:
 def _recorded(url: str, wanted: int) -> int:
     """Completed task runs, once the server has caught up with the events that tell of them."""
     filtered = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "flows": {"name": {"any_": ["load"]}}}
-    most, limit = -1, time.monotonic() + 20
+    most, limit = -1, time.monotonic() + 60
     while (n := post(url, "/task_runs/count", filtered)) < wanted and time.monotonic() < limit:
         if n > most:  # on a busy machine it lags behind by a minute
-            most, limit = n, time.monotonic() + 20
+            most, limit = n, time.monotonic() + 60
         time.sleep(0.5)
     return n
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-START_SECONDS = 120
+START_SECONDS = 240
+ANSWER_SECONDS = 180  # a server that many write to lets one wait for a minute and more; Prefect's own client asks 12 times
 
 
 class PostgresMissing(RuntimeError):
@@ -39,11 +40,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def post(url: str, path: str, body: Mapping[str, Any]) -> Any:
+def post(url: str, path: str, body: Mapping[str, Any] | None, method: str = "POST") -> Any:
     """What the REST API below ``url`` answers; an error's text comes with the exception."""
-    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             said = answer.read()
     except urllib.error.HTTPError as error:
         raise RuntimeError(f"{path}: {error.code} {error.read().decode(errors='replace')[:500]}") from None
@@ -69,7 +71,7 @@ class PrefectServer:
         limit = time.monotonic() + START_SECONDS
         while True:
             try:
-                urllib.request.urlopen(self.url + "/health", timeout=2).close()
+                urllib.request.urlopen(self.url + "/health", timeout=10).close()
                 return
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > limit:
@@ -97,7 +99,7 @@ class PrefectServer:
         assert self.process is not None
         if self.process.poll() is None:
             os.killpg(self.process.pid, number)
-        self.process.wait(30)
+        self.process.wait(60)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 from artifacts.gc import orphans
 from artifacts.store import Store
 from flows.runs import events, recorded
-from tests.servers import ROOT, PrefectServer, prefect_server
+from tests.servers import ROOT, PrefectServer, post, prefect_server
 from tests.small import overrides
 from tests.warm import Started, start
 
@@ -140,7 +140,7 @@ def kill(pids: Sequence[int], number: int = signal.SIGKILL) -> int:
     return n
 
 
-def until(what: Any, seconds: float = 120, why: str = "") -> Any:
+def until(what: Any, seconds: float = 240, why: str = "") -> Any:
     """Wait for something to be true; returns it."""
     limit = time.monotonic() + seconds
     while not (found := what()):
@@ -200,9 +200,10 @@ def guarded_in_turn(store: Store, guard: str) -> int:
 
 def flow_states(place: Workplace) -> list[dict[str, Any]]:
     """Flow runs that the server knows, the newest first."""
-    from tests.servers import post
-
-    return post(place.server.url, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 50})
+    try:
+        return post(place.server.url, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 50})
+    except OSError as error:
+        raise AssertionError(f"{error!r}; the server said:\n{place.server.log.read_text()[-5000:]}") from None
 
 
 def parsed(text: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def interrupted(world: Path, number: signal.Signals, *more: str, group: bool = F
         time.sleep(0.05)
     begun = time.monotonic()
     (os.killpg if group else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     seconds = time.monotonic() - begun
     assert "Traceback" not in said, said
     assert listed(world, f"backend.root={store}")["runs"][-1]["status"] == "interrupted"
@@ -174,7 +174,7 @@ def test_ctrl_c_while_a_command_ends_has_no_traceback_and_pressed_again_ends_it_
     for _ in range(presses):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)  # two at once are one to a process
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=200)
     assert (process.returncode, said) == (code, "") and [*read, *out.splitlines()][-1].strip() == last
 
 

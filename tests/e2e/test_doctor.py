@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import urllib.request
 from importlib import metadata
 
 import pytest
@@ -15,14 +13,11 @@ from tests.servers import post
 
 
 def delete(url: str, path: str) -> None:
-    urllib.request.urlopen(urllib.request.Request(url + path, method="DELETE"), timeout=20).close()
+    post(url, path, None, "DELETE")
 
 
 def patch(url: str, path: str, body: dict) -> None:
-    request = urllib.request.Request(
-        url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="PATCH"
-    )
-    urllib.request.urlopen(request, timeout=20).close()
+    post(url, path, body, "PATCH")
 
 
 @pytest.fixture

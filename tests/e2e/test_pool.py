@@ -112,7 +112,7 @@ def test_a_run_can_be_left_and_joined_and_the_same_command_joins_it_too(place, t
     line = until(lambda: next((text for text in going.said()[0].splitlines() if "is submitted" in text), None))
     run = line.split()[1]
     going.send_signal(signal.SIGINT)
-    _, said = going.communicate(timeout=30)
+    _, said = going.communicate(timeout=200)
     assert going.returncode == 130 and f"join it again: saint follow {run}" in said
     joined = place.start(*arguments)
     followed = place.saint("follow", run, f"backend.root={tmp_path / 'store'}")
@@ -174,7 +174,7 @@ def test_a_run_that_died_with_its_worker_is_found_dead_by_the_server(place, tmp_
         return {f["name"]: f["state"]["type"] for f in flow_states(place) if f["name"].startswith(run["id"])}
 
     assert states()[run["id"]] == "RUNNING"
-    until(lambda: set(states().values()) <= {"CRASHED", "CANCELLED"}, 200, "the server still believes in it")
+    until(lambda: set(states().values()) <= {"CRASHED", "CANCELLED"}, why="the server still believes in it")
     assert place.saint("deploy").returncode == 0
     place.close()
     place.open()
@@ -186,9 +186,9 @@ def test_a_run_that_is_cancelled_takes_its_lanes_with_it(place, tmp_path):
     lanes = until(lambda: (tmp_path / "store").exists() and place.jobs(tmp_path / "store")[0])
     (run,) = recorded(Store.at(tmp_path / "store"))
     subprocess.run([sys.executable, "-m", "prefect", "flow-run", "cancel", run["flow_run"]], env=place.env, check=True)
-    _, said = going.communicate(timeout=100)
+    _, said = going.communicate(timeout=200)
     assert going.returncode == 1 and "ended as cancelled" in said, said[-2000:]
-    until(lambda: not any(alive(pid) for pid in [*lanes, *place.jobs(tmp_path / "store")[0]]), 60, "a lane goes on")
+    until(lambda: not any(alive(pid) for pid in [*lanes, *place.jobs(tmp_path / "store")[0]]), why="a lane goes on")
     assert recorded(Store.at(tmp_path / "store"))[0]["status"] == "interrupted"
     assert list(Store.at(tmp_path / "store").backend.paths("leases")) == []
 
@@ -203,7 +203,7 @@ def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):
     )[0]  # fmt: skip
     lanes = place.jobs(tmp_path / "store")[0]
     kill([watcher])
-    out, said = going.communicate(timeout=100)
+    out, said = going.communicate(timeout=200)
     assert going.returncode == 1 and "resume: the same command" in said, out[-1000:] + said[-1000:]
     kill(lanes)
     before = made(Store.at(tmp_path / "store"))
@@ -213,7 +213,7 @@ def test_a_retry_from_prefect_goes_on_from_what_the_store_has(place, tmp_path):
         [sys.executable, "-m", "prefect", "flow-run", "retry", flow["id"]], env=place.env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    until(lambda: recorded(Store.at(tmp_path / "store"))[0]["status"] == "done", 200)
+    until(lambda: recorded(Store.at(tmp_path / "store"))[0]["status"] == "done")
     store = Store.at(tmp_path / "store")
     assert before.items() <= made(store).items()
     tidy(store)
@@ -266,7 +266,7 @@ def test_a_schedule_runs_by_itself_with_the_values_it_was_given(place, tmp_path)
     )  # fmt: skip
     assert done.returncode == 0 and "deployment interpret/nightly: 2 jobs, '* * * * *' in UTC" in done.stdout, done.stderr
     store = Store.at(tmp_path / "store")
-    until(lambda: (tmp_path / "store").exists() and any(r["status"] == "done" for r in recorded(store)), 200)
+    until(lambda: (tmp_path / "store").exists() and any(r["status"] == "done" for r in recorded(store)))
     followed = place.saint("follow", recorded(store)[0]["id"], f"backend.root={tmp_path / 'store'}")
     assert followed.returncode == 0 and "is done" in followed.stdout
     subprocess.run([sys.executable, "-m", "prefect", "deployment", "delete", "interpret/nightly"], env=place.env, check=True)
@@ -321,11 +321,11 @@ def test_workers_that_are_told_to_stop_let_their_jobs_end(place, tmp_path, deaf)
     worker.terminate()
     lanes = place.jobs(tmp_path / "store")[0]
     assert any(alive(pid) for pid in lanes) and worker.poll() is None
-    assert worker.wait(150) == 0 and not any(alive(pid) for pid in lanes)
+    assert worker.wait(280) == 0 and not any(alive(pid) for pid in lanes)
     store = Store.at(tmp_path / "store")
     assert not any(e["what"] == "failed" for e in events(store, recorded(store)[-1]["id"]))
     place.employ("gpu", "--n", "2")
-    _, said = going.communicate(timeout=150)
+    _, said = going.communicate(timeout=280)
     assert going.returncode == 0, said[-2000:]
     assert set(made(store).values()) == {1}
     place.close()
@@ -335,4 +335,4 @@ def test_workers_that_are_told_to_stop_let_their_jobs_end(place, tmp_path, deaf)
 def test_a_stopped_worker_is_started_again(place):
     before = [pid for pid in children(place.workers["gpu"].pid)]
     kill(before)
-    until(lambda: len(set(children(place.workers["gpu"].pid)) - set(before)) >= 2, 30)
+    until(lambda: len(set(children(place.workers["gpu"].pid)) - set(before)) >= 2)

@@ -142,7 +142,7 @@ def test_a_piece_that_is_not_there_or_says_nonsense_is_told_of(folder, tmp_path,
     page.wait_for_selector("#latents tbody tr")
     for start in (0, 384):
         page.evaluate(f"() => {{ let latent = {start}; while (latent in first) latent += 1; show(latent); }}")
-        page.wait_for_function("() => document.querySelector('#chosen').innerText.includes('could not be read')", timeout=10_000)
+        page.wait_for_function("() => document.querySelector('#chosen').innerText.includes('could not be read')", timeout=60_000)
 
 
 def test_paper_is_white_shows_what_is_folded_and_no_controls(folder, visit):

@@ -54,7 +54,7 @@ def url(store) -> Iterator[str]:
 
 def got(url: str, headers: dict[str, str] | None = None, data: bytes | None = None) -> tuple[int, str, dict[str, str]]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers or {}), timeout=20) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers or {}), timeout=100) as reply:
             return reply.status, reply.read().decode("utf-8", "replace"), dict(reply.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode("utf-8", "replace"), dict(error.headers)

@@ -55,7 +55,7 @@ def ended(processes: list[Started]) -> list[tuple[int, str]]:
 
 def some_time(store: Path, draw: random.Random) -> None:
     """A moment at which a run of the sweep is in the middle of something."""
-    until(lambda: store.exists() and any(Store.at(store).artifacts()), 60)
+    until(lambda: store.exists() and any(Store.at(store).artifacts()))
     time.sleep(draw.random() * 6)
 
 
@@ -162,7 +162,7 @@ ALONE = (
 def submitted(place: Workplace, store: Path, draw: random.Random) -> Started:
     """A run that lanes are at work on."""
     going = place.start(*place.sweep(store, *SWEEP, TTL, f"runtime.guard={store.name}"))
-    until(lambda: store.exists() and any(alive(p) for p in place.jobs(store)[0]), 120, "no lane began")
+    until(lambda: store.exists() and any(alive(p) for p in place.jobs(store)[0]), why="no lane began")
     time.sleep(draw.random() * 8)
     return going
 
@@ -170,7 +170,7 @@ def submitted(place: Workplace, store: Path, draw: random.Random) -> Started:
 def settle(place: Workplace, store: Path, going: Started) -> None:
     """End the follower, bring back what is down, and let what is left of the first run come to rest."""
     going.send_signal(signal.SIGINT)
-    _, said = going.communicate(timeout=60)
+    _, said = going.communicate(timeout=200)
     assert "Traceback" not in said, said
     if not alive(place.server.process.pid):
         place.server.start()
@@ -236,7 +236,7 @@ def _command(pid: int) -> str:
 
 def at_rest(place: Workplace, store: Path) -> None:
     """Wait until no process works on a store any more."""
-    until(lambda: not any(alive(pid) for some in place.jobs(store) for pid in some if pid != os.getpid()), 200, "a job stays")
+    until(lambda: not any(alive(pid) for some in place.jobs(store) for pid in some if pid != os.getpid()), why="a job stays")
 
 
 def turns(store: Path) -> None:

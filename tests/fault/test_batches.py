@@ -90,7 +90,7 @@ def test_two_processes_with_the_same_questions_pay_once_and_both_get_the_answers
         children = [fork.Process(target=batch_child.ask, args=(api.url, str(tmp_path), out)) for _ in range(2)]
         for child in children:
             child.start()
-        found = [out.get(timeout=60) for _ in children]
+        found = [out.get(timeout=200) for _ in children]
         for child in children:
             child.join(60)
         assert found == [["ok"] * batch_child.N] * 2

@@ -43,7 +43,7 @@ def test_what_was_committed_before_a_kill_is_never_made_again(tmp_path, seed):
         assert all(store.verify(a) == [] for a in done)
     before = counted(log)
     process = start(where, log)
-    assert process.wait(60) == 0
+    assert process.wait(200) == 0
     remade = counted(log)[:]
     for name in before:
         remade.remove(name)
@@ -58,6 +58,6 @@ def test_what_was_committed_before_a_kill_is_never_made_again(tmp_path, seed):
 def test_two_processes_at_once_make_each_artifact_once(tmp_path):
     where, log = tmp_path / "s", tmp_path / "log"
     both = [start(where, log), start(where, log)]
-    assert [p.wait(60) for p in both] == [0, 0]
+    assert [p.wait(200) for p in both] == [0, 0]
     names = counted(log)
     assert len(names) == len(set(names)) == 8

@@ -38,7 +38,7 @@ def rounds(world: Path, store: str, n: int, seed: int) -> None:
             assert after.find(artifact) == manifest, "what was committed must not be made again"
             assert after.verify(artifact) == []
     committed = {a: m for a in Store.at(world / store).artifacts() if (m := Store.at(world / store).find(a))}
-    assert start(world, store).wait(120) == 0
+    assert start(world, store).wait(250) == 0
     final = Store.at(world / store)
     assert all(final.find(a) == m for a, m in committed.items())
 
@@ -54,7 +54,7 @@ def digests(store: Store) -> dict:
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_ends_like_a_quiet_one(tmp_path, seed):
     overrides(tmp_path)
-    assert start(tmp_path, "quiet").wait(120) == 0
+    assert start(tmp_path, "quiet").wait(250) == 0
     rounds(tmp_path, "killed", 4 if seed == 0 else 12, seed)
     quiet, killed = (Store.at(tmp_path / name) for name in ("quiet", "killed"))
     assert digests(killed) == digests(quiet)

@@ -78,7 +78,7 @@ def found(top: Path, name: str) -> set[str]:
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(tmp_path, which, checkpoint):
     corpus_file = write_corpus(tmp_path / "corpus.parquet", n_documents=40)
     wanted = recipes(which, corpus_file)
-    assert start(tmp_path / "quiet", corpus_file, which, 1e9).wait(120) == 0
+    assert start(tmp_path / "quiet", corpus_file, which, 1e9).wait(250) == 0
 
     kills = 0
     for _ in range(2):
@@ -96,7 +96,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bi
         process.wait()
     assert kills, "training ended before it could be killed: make it longer"
     assert [Store.at(tmp_path / "killed").find(one.artifact) for one in wanted] == [None] * len(wanted)
-    assert start(tmp_path / "killed", corpus_file, which, 0.05).wait(120) == 0
+    assert start(tmp_path / "killed", corpus_file, which, 0.05).wait(250) == 0
 
     for one in wanted:
         quiet, killed = (Store.at(tmp_path / name).find(one.artifact) for name in ("quiet", "killed"))

@@ -312,6 +312,6 @@ from artifacts.store import Store
 store = Store(Objects({place().backend.bucket.name!r}, "some/prefix", {s3.url!r}, cache={str(tmp_path / "there")!r}))
 print(len(Activations.open(store.open(Artifact("toy", {artifact.key!r})).path).activations(0, 10)))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
     assert not list(Path(tmp_path / "there").rglob("c/2/0"))

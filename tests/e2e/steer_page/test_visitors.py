@@ -69,7 +69,7 @@ def test_closing_the_tab_stops_the_work(visit, endless, state):
     before = endless.calls
     page.close()
     assert at_rest(endless) and endless.calls - before < 20
-    assert state.model.acquire(timeout=2)
+    assert state.model.acquire(timeout=20)
     state.model.release()
 
 
