@@ -83,16 +83,11 @@ def ours(kind: str, planted: Planted, rows: np.ndarray, budget: Budget, seed: in
         x = torch.from_numpy(rows[first : first + budget.batch])
         if step == 0:
             sae.b_dec_D.detach().copy_(x.mean(0))
-        learner.step(x, budget.lr_at(step), **_if_taken(learner, min(1.0, (step + 1) / warmup)))
+        now = {"done": step / budget.steps} if sae.spec.AGES else {}
+        learner.step(x, budget.lr_at(step), sparsity=min(1.0, (step + 1) / warmup), **now)
     for tensor in sae.weights().values():
         tensor.requires_grad_(False)
     return scored(planted, sae, HELD_OUT, HELD_OUT + budget.n_scored)
-
-
-def _if_taken(learner: Any, sparsity: float) -> dict[str, float]:
-    import inspect
-
-    return {"sparsity": sparsity} if "sparsity" in inspect.signature(learner.step).parameters else {}
 
 
 def _conf(kind: str) -> dict[str, Any]:

@@ -24,12 +24,20 @@ class Learner(Protocol):
     sae: SAE
 
     def step(
-        self, x_BD: Tensor, lr: float, y_BO: Tensor | None = None, *, sparsity: float = 1.0, k: int | None = None
+        self,
+        x_BD: Tensor,
+        lr: float,
+        y_BO: Tensor | None = None,
+        *,
+        sparsity: float = 1.0,
+        k: int | None = None,
+        done: float = 1.0,
     ) -> dict[str, Tensor]:
         """One optimiser step on normalised rows. Returns scalars, ``fvu`` and ``l0`` among them, not yet synchronised.
 
         ``y_BO``: targets of a transcoder; None: x itself. ``sparsity``: share of the sparsity coefficient reached in its
-        warm-up. ``k``: active latents of a token now, while k is annealed; None: the kind's own.
+        warm-up. ``k``: active latents of a token now, while k is annealed; None: the kind's own. ``done``: share of the steps
+        that are over, for kinds that ``AGES`` says it of.
         """
 
     def revive(self, latent_n: Tensor, direction_nD: Tensor) -> None:

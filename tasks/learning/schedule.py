@@ -129,8 +129,8 @@ class TrainSpec(Spec):
         return min(up, 1.0 if self.decay == "none" else down)
 
     def annealed(self, step: int) -> dict[str, Any]:
-        """What else of a step is not yet at its last value: ``sparsity`` and ``k`` of ``Learner.step``."""
-        found: dict[str, Any] = {}
+        """What else of a step is not yet at its last value: ``sparsity``, ``k`` and ``done`` of ``Learner.step``."""
+        found: dict[str, Any] = {"done": step / self.n_steps()} if self.sae.AGES else {}
         if (share := self._risen(step, self.sparsity_warmup_fraction)) < 1:
             found["sparsity"] = share
         if self.k_start is not None and step < self.k_anneal_fraction * self.n_steps():

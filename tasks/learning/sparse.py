@@ -96,9 +96,16 @@ class SparseLearner:
         return self._silent
 
     def step(
-        self, x_BD: Tensor, lr: float, y_BO: Tensor | None = None, *, sparsity: float = 1.0, k: float | None = None
+        self,
+        x_BD: Tensor,
+        lr: float,
+        y_BO: Tensor | None = None,
+        *,
+        sparsity: float = 1.0,
+        k: float | None = None,
+        done: float = 1.0,
     ) -> dict[str, Tensor]:
-        """As ``Learner.step``; ``sparsity`` means nothing here, since k holds the number of active latents."""
+        """As ``Learner.step``; ``sparsity`` means nothing here, since k holds the number of active latents, nor does ``done``."""
         with torch.no_grad():
             y_BO = x_BD if y_BO is None else y_BO
             x_BD, y_BO = (part.tensor_split(self._rows.size)[self._rows.rank] for part in (x_BD, y_BO))

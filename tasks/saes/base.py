@@ -50,6 +50,9 @@ class SAESpec(Spec):
     SPREADS: ClassVar[bool] = False
     """Whether several processes can train one SAE of this kind."""
 
+    AGES: ClassVar[bool] = False
+    """Whether ``loss`` is another as training goes on, and takes ``done``."""
+
     expansion_factor: float | None = Field(8, gt=0)
     """n_latents / d_in; null when ``n_latents`` is given."""
 
@@ -188,7 +191,7 @@ class SAE(ABC):
         ``dead_N`` is a bool mask of the latents that have been silent for long; ``y_BD`` the target of a transcoder (None:
         x itself); ``sparsity`` the share, 0 to 1, of the sparsity coefficient that its warm-up has come to. A kind that knows
         them gives ``fvu``, ``l0`` and ``fired_N`` (bool: which latents are active anywhere) as well, and so saves its learner
-        a second encoding.
+        a second encoding. Where the spec ``AGES`` there is ``done`` too, the share of the training's steps that are over.
         """
         raise NotImplementedError
 

@@ -21,6 +21,7 @@ from tasks.norms.base import FittedNorm
 from tasks.norms.none import NoNorm
 from tasks.realising import SomeFailed, units
 from tasks.saes.batchtopk import BatchTopK
+from tasks.saes.gated import Gated
 from tasks.saes.matryoshka import Matryoshka
 from tasks.saes.standard import Standard
 from tasks.saes.topk import TopK
@@ -93,6 +94,21 @@ def test_sparsity_rises_from_nothing_and_k_comes_to_its_own():
     assert [rising.annealed(s).get("sparsity", 1.0) for s in (0, 24, 49, 99)] == pytest.approx([0.02, 0.5, 1, 1])
     falling = TrainSpec(sae=TopK(k=4), k_start=24, k_anneal_fraction=0.2, **common)
     assert [falling.annealed(s).get("k") for s in (0, 5, 10, 19, 20, 99)] == [24, 19, 14, 5, None, None]
+
+
+def test_a_loss_that_ages_is_told_how_much_of_the_training_is_over():
+    common = {"n_tokens": 100, "batch_tokens": 1, "dead_after_tokens": 1}
+    gated = TrainSpec(sae=Gated(freeze_decoder_at=0.5), **common)
+    assert [gated.annealed(s)["done"] for s in (0, 25, 99)] == [0, 0.25, 0.99]
+    assert "done" not in TrainSpec(sae=Standard(), **common).annealed(0)
+    after: dict[tuple, dict] = {}
+    for at in (0.0, 0.5, None):
+        for steps in (1, 2):
+            fit = fit_of(spec(Gated(n_latents=32, freeze_decoder_at=at)))
+            run([fit], until=steps)
+            after[at, steps] = {n: w.detach().clone() for n, w in fit.learner.sae.weights().items()}
+    assert same(after[0.5, 1], after[None, 1]) and not same(after[0.5, 1], after[0.0, 1])
+    assert not same(after[0.5, 2], after[None, 2])
 
 
 def test_k_that_falls_is_the_number_of_latents_that_are_active():
