@@ -19,7 +19,7 @@ from tasks.spec import SpecError
 
 _OURS = {"-m", "--multirun", "--json"}
 
-EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 1, 130, 143
+EXIT_USER, EXIT_WORLD, EXIT_INTERRUPTED = 2, 1, 130
 
 ABOUT = {
     "run": "make everything that is missing, from text to report",
@@ -68,7 +68,7 @@ def program() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """A command, as typed. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 or 143 interrupted."""
+    """A command, as typed. Returns the exit code: 0 done, 1 the world's fault, 2 the user's, 130 or 128 + signal interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:12}{about}" for name, about in ABOUT.items())))
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; what was committed stays\nresume: the same command", file=sys.stderr)
         from flows.running import Terminated
 
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return stop.code if isinstance(stop, Terminated) else EXIT_INTERRUPTED
 
 
 def _failed(error: BaseException, code: int, debug: bool) -> int:

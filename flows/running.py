@@ -30,7 +30,11 @@ _ENDED = {"done": "COMPLETED", "failed": "FAILED", "killed": "CRASHED"}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems send it before they kill: ends a run as Ctrl-C does."""
+    """SIGTERM, as batch systems send it before they kill, or SIGHUP of a terminal that closes: ends a run as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
 
 
 def run(jobs: Sequence[Job], typed: Sequence[str], debug: bool = False) -> int:
@@ -56,7 +60,7 @@ def run(jobs: Sequence[Job], typed: Sequence[str], debug: bool = False) -> int:
 def _worked(session: Session, debug: bool) -> int:
     """Do the work in this process; the exit code."""
     try:
-        with _ended_by_sigterm(), display() as shown:
+        with _ended_by_signals(), display() as shown:
             session.display = shown
             if session.runtime.mode == "inline":
                 with session.told():
@@ -90,15 +94,17 @@ def _failed(error: Exception, debug: bool) -> int:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
-        raise Terminated
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # in the pool

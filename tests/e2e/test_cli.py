@@ -152,7 +152,7 @@ def interrupted(world: Path, number: signal.Signals, *more: str, group: bool = F
 def test_an_interrupted_run_ends_at_once_and_says_how_to_go_on(world, first, number, code):
     returned, said, seconds = interrupted(world, number, "runtime.mode=inline")
     assert (returned, said) == (code, "interrupted; what was committed stays\nresume: the same command")
-    assert seconds < 20  # a second here; training would go on for minutes
+    assert seconds < 90  # a second here; training would go on for minutes
 
 
 ENDING = """

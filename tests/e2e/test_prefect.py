@@ -107,17 +107,17 @@ def test_a_run_without_a_worker_is_retried_with_the_entrypoint_that_the_manual_n
 def test_ctrl_c_ends_a_stage_and_not_only_the_wait_for_it(server, world):
     returned, said, seconds = interrupted(world, signal.SIGINT, PREFECT_API_URL=server, PREFECT_HOME=str(world / "prefect"))
     assert returned == 130 and said.endswith("resume: the same command")
-    assert seconds < 30  # 2 s here; training would go on for minutes
+    assert seconds < 90  # 2 s here; training would go on for minutes
     (flow,) = post(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert flow["state"]["name"] == "Crashed"
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_the_whole_group_as_a_terminal_sends_it_ends_a_run_with_a_server_of_its_own(world, number, code):
     home = world / f"own-{number.name}"
     returned, said, seconds = interrupted(world, number, group=True, PREFECT_API_URL="", PREFECT_HOME=str(home))
     assert (returned, said) == (code, "interrupted; what was committed stays\nresume: the same command")
-    assert seconds < 40  # some seconds here; without its server it would try to reach it for many minutes
+    assert seconds < 90  # some seconds here; without its server it would try to reach it for many minutes
     own = [p for p in Path("/proc").glob("[0-9]*/environ") if str(home).encode() in _read(p)]
     assert own == [], "its server ends with it"
 
