@@ -99,6 +99,8 @@ def _written(opened: OpenRecipe, save: Path | None, vector: Path | None, patch: 
 
 def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     """Flags, plain words, overrides."""
+    from tasks.steering.subject import check_sampling
+
     parser = _Parser(
         prog="saint steer", description=ABOUT["steer"], allow_abbrev=False,
         epilog="A strength counts in multiples of the latent's largest observed activation, and 0 is exactly the model as it is. Modes: "
@@ -138,6 +140,7 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         except ValueError:
             flag = "--tokens" if name == "n_tokens" else f"--{name.replace('_', '-')}"
             raise SpecError(f"{flag} = {typed!r}, but it is no {whole}number; write one") from None
+    check_sampling(*(1.0 if typed is None else typed for typed in (flags.temperature, flags.top_p)))
     return flags, *words_apart(flags.words)
 
 

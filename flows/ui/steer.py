@@ -23,6 +23,7 @@ from flows.ui.state import State
 from flows.ui.writing import Stops, looks, sentence, shown
 from tasks.spec import SpecError
 from tasks.steering.recipe import Message, Prompt
+from tasks.steering.subject import check_sampling
 
 _MOST_AT_ONCE = 4
 """Visitors whose texts are written at the same time; others wait in the queue."""
@@ -217,6 +218,7 @@ def _settings(n_tokens: Any, temperature: Any, top_p: Any, seed: str, positions:
             raise SpecError(f"{what} = '', but that is no number; write one such as {usual}")
     if n_tokens not in range(1, form.MOST_TOKENS + 1):
         raise SpecError(f"tokens = {n_tokens}, but this page writes 1 to {form.MOST_TOKENS}, whole ones; write one of these")
+    check_sampling(temperature, top_p)
     return {
         "n_tokens": int(n_tokens), "temperature": temperature, "top_p": top_p, "seed": int(seed), "positions": positions,
         "name": name or "",
