@@ -74,7 +74,7 @@ def _check(pool: str) -> None:
 
     url = os.environ["PREFECT_API_URL"].rstrip("/")
     try:
-        answer = httpx.get(f"{url}/work_pools/{pool}", headers=headers(os.environ), timeout=10)
+        answer = httpx.get(f"{url}/work_pools/{pool}", headers=headers(os.environ), timeout=60)
         if answer.status_code == 404:
             raise SpecError(
                 f"--pool {pool!r}, but the server at {url} has no such pool; use {' or '.join(POOLS)}, after: saint deploy"

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from flows.checks.base import Check, Status
 from flows.server import LANE, LLM_TAG, POOLS, WATCHER, ZOMBIES
 
-TIMEOUT_SECONDS = 3.0
+CONNECT_SECONDS, ANSWER_SECONDS = 3.0, 10.0
+"""A server that is there takes a connection at once, and answers when it has time."""
+
 DEPLOYMENTS = (WATCHER, LANE)
 
 SKEW_SECONDS = 5.0
@@ -38,7 +40,8 @@ def server(environ: Mapping[str, str], pooled: bool = False, asks_llm: bool = Fa
     import httpx
 
     try:
-        with httpx.Client(timeout=TIMEOUT_SECONDS, headers=headers(environ), follow_redirects=True) as client:
+        patience = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+        with httpx.Client(timeout=patience, headers=headers(environ), follow_redirects=True) as client:
             yield from Server(client, url).checks("wrong" if pooled else "warning", asks_llm)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         said = f"PREFECT_API_URL = {url!r}, but it does not answer ({str(error) or type(error).__name__})"
