@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from flows.realise import StageFailed, realise
 from flows.runs import Events, RunRecord, record_of
 from flows.server import ServerFailed, has_server
 from flows.session import Session
+from flows.signals import hear
 from flows.summary import lines
 from flows.sweep import Job, repeated
 from tasks.asking import paid_now
@@ -33,7 +33,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as batch systems send it before they kill, or SIGHUP of a terminal that closes: ends a run as Ctrl-C does."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(number)
         self.code = 128 + number
 
 
@@ -95,16 +95,14 @@ def _failed(error: Exception, debug: bool) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int) -> None:
         raise Terminated(number)
 
-    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP
-    before = {number: signal.signal(number, stop) for number in heard}
+    undo = hear(stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        undo()
 
 
 # in the pool

@@ -140,7 +140,7 @@ def _parsed(rest: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         except ValueError:
             flag = "--tokens" if name == "n_tokens" else f"--{name.replace('_', '-')}"
             raise SpecError(f"{flag} = {typed!r}, but it is no {whole}number; write one") from None
-    check_sampling(*(1.0 if typed is None else typed for typed in (flags.temperature, flags.top_p)))
+    check_sampling(*(1.0 if typed is None else typed for typed in (flags.temperature, flags.top_p)), ("--temperature", "--top-p"))
     return flags, *words_apart(flags.words)
 
 

@@ -16,10 +16,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from artifacts.lease import process_started
 from flows.server import POOLS, apply, unusable
+from flows.signals import hear
 from tasks.devices import cards
 from tasks.spec import SpecError
 
@@ -30,7 +30,8 @@ _LOOK_SECONDS = 0.2
 def worker(pool: str, n: int, share: int) -> int:
     """Run workers until told to stop. ``n`` of them (0: one to a GPU, else one), ``share`` jobs at a time on each.
 
-    SIGTERM and Ctrl-C: no job is taken any more, those that run come to their end; a second one ends those too.
+    SIGTERM, Ctrl-C and a terminal that closes: no job is taken any more, those that run come to their end; a second one ends those
+    too.
     Raises ``SpecError`` and ``ServerFailed``.
     """
     if not os.environ.get("PREFECT_API_URL"):
@@ -43,11 +44,8 @@ def worker(pool: str, n: int, share: int) -> int:
     devices = (gpus[: n or None]) or [None] * (n or 1)
     told: list[int] = []
 
-    def stop(number: int, frame: Any) -> None:
-        told.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    hear(told.append)
+    signal.signal(signal.SIGINT, lambda number, frame: told.append(number))
     crew = [_Worker(pool, k, device, share) for k, device in enumerate(devices)]
     for one in crew:
         print(f"worker {one.name} of pool {pool}, {one.device or 'no GPU'}, {share} at a time", flush=True)

@@ -79,6 +79,7 @@ def trained_by(n: int, jobs: Sequence[Job], checkpoint: str) -> None:
             torchrun = subprocess.Popen(
                 [sys.executable, "-m", "torch.distributed.run", *command],
                 stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": code, "OMP_NUM_THREADS": str(threads)},
+                process_group=0,  # a terminal's signals come to us, who end it; it would not heed nohup
             )  # fmt: skip
         try:
             _follow(torchrun, folder, able, checkpoint)

@@ -50,7 +50,7 @@ class AutogradLearner:
     ) -> dict[str, Tensor]:
         if k is not None:
             raise SpecError(f"k = {k} of a step, but SAEs of kind {self.sae.spec.kind} keep no number of latents; anneal no k")
-        found = self._losses(x_BD, y_BO, {"sparsity": sparsity, **({"done": done} if self.sae.spec.AGES else {})})
+        found = self._losses(x_BD, y_BO, sparsity, {"done": done} if self.sae.spec.AGES else {})
         fired_N = found.pop("fired_N")
         total = found.pop("total")
         self._adam.zero_grad(set_to_none=True)
@@ -72,11 +72,11 @@ class AutogradLearner:
             self._silent.masked_fill_(fired_N, 0)
         return {"loss": total.detach(), **{name: value.detach() for name, value in found.items()}}
 
-    def _losses(self, x_BD: Tensor, y_BO: Tensor | None, now: Mapping[str, float]) -> dict[str, Tensor]:
+    def _losses(self, x_BD: Tensor, y_BO: Tensor | None, sparsity: float, age: Mapping[str, float]) -> dict[str, Tensor]:
         """The kind's loss terms, with ``fvu``, ``l0`` and ``fired_N`` of the same weights."""
         sae = self.sae
         with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=self._autocast):
-            found = sae.loss(x_BD, self._silent >= self._dead_after, y_BO, **now)
+            found = sae.loss(x_BD, self._silent >= self._dead_after, y_BO, sparsity, **age)
         if not {"fvu", "l0", "fired_N"} <= found.keys():
             with torch.no_grad():
                 latents = sae.encode(x_BD)

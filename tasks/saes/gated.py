@@ -38,13 +38,14 @@ class Gated(SAESpec):
 
     encoder_scale: float = Field(1.0, gt=0)
     """Length of encoder rows at first, at most: where there are many latents they are shorter, so that those whose gates are open
-    at first, half of all, do not give more than x together. With short ones a quarter fewer latents of a small model's residual
-    stream give the same FVU, and more of planted dictionaries is found, so ``conf/sae`` has 0.02."""
+    at first, half of all, do not give more than x together. With short ones fewer latents of a small model's residual stream give
+    the same FVU, and more of planted dictionaries is found, so ``conf/sae`` has 0.02."""
 
     freeze_decoder_at: float | None = Field(0.0, ge=0, le=1)
-    """Share of the training after which the gate's own reconstruction no longer moves the decoder; until then less and less. 0: never,
-    as in the paper; null: always, as in SAELens v6. Moving it early finds latents that else two of them share, and holding it later
-    lets rows be what the reconstruction needs, so ``conf/sae`` has 0.5."""
+    """Share of the planned steps after which the gate's own reconstruction no longer moves the decoder; until then less and less. 0:
+    never, as in the paper, and for an SAE that goes on from another (``train.init_from``); null: always, as in SAELens v6. Moving it
+    early finds directions that else two latents share, and holding it later leaves rows to the reconstruction, so ``conf/sae`` has
+    0.5."""
 
     def drawn(self, d_in: int, seed: int, d_out: int) -> dict[str, Tensor]:
         found = super().drawn(d_in, seed, d_out)
@@ -102,5 +103,8 @@ class GatedSAE(SAE):
         if end is None:
             return self
         share = max(0.0, 1 - done / end) if end else 0.0
-        held = {name: (tensor, tensor.detach()) for name, tensor in self.weights().items()}
-        return GatedSAE(self.spec, {n: at + share * (tensor - at) if share else at for n, (tensor, at) in held.items()})
+        found = {name: tensor.detach() for name, tensor in self.weights().items()}
+        for name in ("W_dec_ND", "b_dec_D", "W_skip_OD") if share else ():
+            if name in found:
+                found[name] = found[name] + share * (getattr(self, name) - found[name])
+        return GatedSAE(self.spec, found)

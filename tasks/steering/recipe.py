@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, model_validat
 from tasks.kinds import validated
 from tasks.spec import Spec, SpecError
 from tasks.steering.push import Mode, Positions, Push, check_once
+from tasks.steering.sampling import MAX_TEMPERATURE
 
 FORMAT, VERSION = "saint-steering", 1
 
@@ -111,7 +112,7 @@ class SteeringRecipe(Spec):
     n_tokens: int = Field(60, ge=1, le=MAX_TOKENS)
     """Of a text at most; it ends earlier where the model ends it, or reads no more."""
 
-    temperature: float = Field(1.0, ge=0, le=100)
+    temperature: float = Field(1.0, ge=0, le=MAX_TEMPERATURE)
     """0 takes the likeliest token."""
 
     top_p: float = Field(1.0, gt=0, le=1)

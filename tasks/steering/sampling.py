@@ -11,6 +11,9 @@ from tasks.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_TEMPERATURE = 100
+"""At which every token is as likely as the next."""
+
 
 class Draws:
     """One number from 0 to 1 per row and step, which picks the token at that height of the cumulated probabilities.

@@ -14,7 +14,7 @@ from tasks.lazy import F, np, torch
 from tasks.lm.contexts import Context, of_texts
 from tasks.spec import Runtime, SpecError
 from tasks.steering.push import Positions, Row, Steering, Watched
-from tasks.steering.sampling import Draws
+from tasks.steering.sampling import MAX_TEMPERATURE, Draws
 from tasks.steering.turning import ROWS
 
 if TYPE_CHECKING:
@@ -196,9 +196,11 @@ class Subject:
                 yield part, torch.from_numpy(token), Steering(self.saes, own, positions, watched)
 
 
-def check_sampling(temperature: float, top_p: float) -> None:
+def check_sampling(temperature: float, top_p: float, names: tuple[str, str] = ("temperature", "top_p")) -> None:
     """Raise ``SpecError`` for what no token can be drawn with."""
-    if not 0 <= temperature < float("inf"):
-        raise SpecError(f"temperature = {temperature}, but it is 0 or more; use 0 for the likeliest token, 1 for the model's own odds")
+    if not 0 <= temperature <= MAX_TEMPERATURE:
+        raise SpecError(
+            f"{names[0]} = {temperature:g}, but it is 0 to {MAX_TEMPERATURE}; use 0 for the likeliest token, 1 for the model's own odds"
+        )
     if not 0 < top_p <= 1:
-        raise SpecError(f"top_p = {top_p}, but it is a share of the probability, above 0 and at most 1; use 1 to leave nothing out")
+        raise SpecError(f"{names[1]} = {top_p:g}, but it is a share of the probability, above 0 and at most 1; use 1 to leave nothing out")

@@ -24,6 +24,7 @@ def recipes(which: str, corpus_file: Path):
     from tasks.norms.rms import RMS
     from tasks.provide import ProvideSpec, provide
     from tasks.saes.batchtopk import BatchTopK
+    from tasks.saes.gated import Gated
     from tasks.saes.topk import TopK
     from tasks.train import TrainSpec, train
 
@@ -46,6 +47,8 @@ def recipes(which: str, corpus_file: Path):
     if which == "saes":  # two in one read, with all that a checkpoint must hold beside weights
         saes = [TopK(k=4), BatchTopK(k=6)]
         options = {"ema": 0.99, "k_start": 16, "k_anneal_fraction": 0.9, "revive_every_tokens": 25_600, "clip_norm": 1.0, "decay": "cosine"}
+    if which == "gated":  # its loss is another at each step
+        saes = [Gated(freeze_decoder_at=0.8)]
     common = {"n_tokens": 300_000 // len(saes), "batch_tokens": 256, "dead_after_tokens": 3000, "validate_every": 50, **options}
     return [
         train(TrainSpec(sae=sae, **common), shards=rows, validation=shards("validation", 1), norm=norm) for sae in saes
@@ -72,6 +75,7 @@ def found(top: Path, name: str) -> set[str]:
     [
         pytest.param("lm", "tiny.pt", marks=pytest.mark.slow),
         pytest.param("sae", "checkpoint/loop.json", marks=pytest.mark.slow),
+        pytest.param("gated", "checkpoint/loop.json", marks=pytest.mark.slow),
         ("saes", "checkpoint/loop.json"),
     ],
 )

@@ -219,7 +219,7 @@ def test_a_number_that_cannot_be_is_told(typed, unit, message):
         ({"n_tokens": 2.5}, "tokens = 2.5, but this page writes 1 to 512, whole ones; write one of these"),
         ({"n_tokens": None}, "tokens = '', but that is no number; write one such as 60"),
         ({"temperature": None}, "temperature = '', but that is no number; write one such as 0.8"),
-        ({"temperature": -1}, "temperature = -1, but it is 0 or more; use 0 for the likeliest token"),
+        ({"temperature": -1}, "temperature = -1, but it is 0 to 100; use 0 for the likeliest token"),
         ({"top_p": 0}, "top_p = 0, but it is a share of the probability"),
         ({"top_p": None}, "top_p = '', but that is no number"),
         ({"seed": "9" * 20}, "but a seed is -9223372036854775808 to 9223372036854775807; write one of these"),
