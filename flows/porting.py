@@ -31,6 +31,7 @@ _ALLOWED = 1e-5
 
 def bring(rest: list[str], debug: bool = False) -> int:
     """``saint import``."""
+    from flows.composing import composed
     from flows.goals import Goal
     from flows.running import print_plan, run
     from flows.sweep import jobs
@@ -45,6 +46,7 @@ def bring(rest: list[str], debug: bool = False) -> int:
         raise SpecError(f"{names[0]}, but saint import takes overrides only; write sae.path={names[0]}")
     typed = [o for o in overrides if o.lstrip("+~").startswith(("sae.", "sae="))]
     if not any(o.startswith(("sae.path=", "sae.repo=")) for o in typed):
+        composed(["sae=load", *overrides])  # a name that there is not is told first
         raise SpecError("saint import has neither sae.path nor sae.repo, but it needs an SAE to read; add sae.path=DIR")
     whole = ["sae=load", *(["sae.allow_pickle=true"] if flags.allow_pickle else []), *(o for o in overrides if o != "sae=load")]
     found = jobs([whole], Goal("import"))

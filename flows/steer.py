@@ -59,6 +59,8 @@ def steer(rest: list[str], debug: bool = False) -> int:
             print_json(opened.run(sides).json)
         elif not flags.quiet:
             show(opened, sides)
+    if not recipe.pushes and not flags.only:
+        print("no latent is turned, so both texts are the same; add one, as in --latent 17=0.8", file=sys.stderr)
     for path in written:
         print(f"written: {path}", file=sys.stderr)
     return 0

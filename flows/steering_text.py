@@ -105,7 +105,7 @@ def _one(each: Told, side: Side) -> Written:
 
 def _meters(each: Told) -> list[str]:
     parts = [
-        f"{side}: repetition {one.repetition:.0%}" + (f", activations {one.growth:.2f} times as long" if side == "steered" else "")
+        f"{side}: repetition {one.repetition:.0%}" + (f", length of activations x {one.growth:.2f}" if side == "steered" else "")
         for side, one in (("default", each.default), ("steered", each.steered)) if one is not None
     ]  # fmt: skip
     return ["  ".join(parts), *(f"warning: {line}" for line in each.warnings)]

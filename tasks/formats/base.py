@@ -177,7 +177,9 @@ def recognised(files: Files, name: str = "auto") -> Format:
 
 
 def _inner(files: Files) -> str:
-    """What to do where folders in a folder hold the SAEs."""
+    """What to do where what was named is another file, or folders in a folder hold the SAEs."""
+    if files.only is not None:
+        return "; name a folder with an SAE, or its file"
     found = sorted({p.parent.relative_to(files.top).as_posix() for p in files.top.rglob("*") if p.suffix in WEIGHTS})
     some = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
     return f"; its folders do: name one of them ({some})" if found else "; name a folder with an SAE, or its file"

@@ -53,7 +53,9 @@ def facts(found: Found) -> list[str]:
     """What a terminal is told above the table, a sentence a line."""
     said = [f"{found['artifact']}: {found['kind']} at {found['hookpoint']}, {found['n_latents']:,} latents"]
     if not found["n_letters"]:
-        return [*said, f"no letter has a direction that a probe finds (F1 of {found['min_f1']:g} or more) on held-out {found['hold_out']}"]
+        hint = "; with a small vocabulary use hold_out=documents" if found["hold_out"] == "tokens" else ""
+        none = f"no letter has a direction that a probe finds (F1 of {found['min_f1']:g} or more) on held-out {found['hold_out']}"
+        return [*said, f"{none}, so nothing can be said of absorption{hint}"]
     return [
         *said,
         f"{found['n_letters']} letters: F1 {found['probe_f1']:.3f} by a probe, {found['sparse_f1']:.3f} by the best latent; "

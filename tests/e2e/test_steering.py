@@ -104,6 +104,8 @@ def test_strength_0_and_no_latent_are_the_model_itself(saint, saes):
         assert each["default"]["text"] == each["steered"]["text"] and each["warnings"] == []
         texts.append(each["default"]["text"])
     assert len(set(texts)) == 1 and texts[0]
+    notes = [saint(saes[0], PROMPTS[0], *more, "--tokens", "3")[2] for more in ([], ["--latent", "3=9"], ["--only", "default"])]
+    assert ["no latent is turned" in said for said in notes] == [True, False, False]
 
 
 @pytest.mark.parametrize("mode", ["clamp", "ablate"])

@@ -183,6 +183,12 @@ def no_weights(root):
     return root / "sae"
 
 
+def no_sae(root):
+    foreign.saelens(root / "sae" / "blocks.0")
+    (root / "sae" / "README.md").write_text("text")
+    return root / "sae" / "README.md"
+
+
 def no_format(root):
     foreign.safetensors(root / "sae" / "model.safetensors", some=np.ones((3, 4), np.float32))
     return root / "sae"
@@ -222,6 +228,7 @@ PICKLE = {"allow_pickle": True}
 W = foreign.Weights()
 MISTAKES = {
     "no_such_path": (lambda root: root / "nope", {}, "nothing is there; name a folder with an SAE, or its file"),
+    "no_sae": (no_sae, {}, r"README.md', but it holds no weights .*\); name a folder with an SAE, or its file"),
     "no_weights": (no_weights, {}, r"it holds no weights .*; its folders do: name one of them \(blocks.0\)"),
     "no_format": (no_format, {}, r"no format has such files \(model.safetensors has some\); saint import --formats lists"),
     "two_formats": (two_formats, {}, "its files are those of saelens and of sparsify; say which with sae.format=saelens"),

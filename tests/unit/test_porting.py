@@ -75,6 +75,7 @@ def test_nothing_is_written_over_and_nothing_is_left_of_what_fails(world, tmp_pa
         (["export", "adopt/0", "goodfire", "x"], "format = 'goodfire', but that is only read; use one of dictionary_learning, saelens"),
         (["export", "adopt/0", "onnx", "x"], "format = 'onnx', but that is none"),
         (["import", "lm=tiny"], "has neither sae.path nor sae.repo"),
+        (["import", "path=/tmp"], "path=/tmp, but there is no path in the configuration"),
         (["import", "folder"], "takes overrides only; write sae.path=folder"),
     ],
 )  # fmt: skip
